@@ -1,0 +1,135 @@
+"""Tasks: what is asked, and how an answer is verified.
+
+A task is a module (or a .py file of yours) with VERSION, REFLECT, ERRORS, `load`, `prompt` and `verify`; nothing is
+registered, `get` finds it by its name. `countdown.py` is the one to copy from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+#: what a task must have, and of which type; for a function, its leading parameters
+NAMES: dict[str, type] = {"VERSION": int, "REFLECT": str, "ERRORS": tuple}
+FUNCTIONS: dict[str, tuple[str, ...]] = {
+    "load": ("split", "n", "seed", "source"),
+    "prompt": ("row",),
+    "verify": ("completion", "row"),
+}
+
+
+class Verdict(NamedTuple):
+    """What the verifier says of a completion. `error` is one of the task's ERRORS, or None where it is correct."""
+
+    correct: bool
+    error: str | None
+    lenient: bool  # right in substance, whatever the form; always True where `correct` is
+
+
+class DataError(ValueError):
+    """Data that cannot be used: one line that says what, where and what to do."""
+
+
+def get(name: str) -> ModuleType:
+    """The task of that name: a built-in one, a dotted module, or a path to a .py file.
+
+    >>> get("countdown").ERRORS
+    ('no_answer', 'not_an_equation', 'wrong_numbers', 'missed_target')
+    """
+    return check(_from_file(Path(name)) if name.endswith(".py") else _from_module(name), name)
+
+
+def check(module: ModuleType, name: str) -> ModuleType:
+    """The module itself where it has all that a task needs; a DataError names the first thing that it lacks."""
+    for attribute, kind in NAMES.items():
+        value = getattr(module, attribute, None)
+        if value is None:
+            raise DataError(f"task '{name}' has no {attribute}: it needs {_needs()}")
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise DataError(f"task '{name}': {attribute} must be of type {kind.__name__}, not {type(value).__name__}")
+    if not all(isinstance(error, str) for error in module.ERRORS):
+        raise DataError(f"task '{name}': ERRORS must hold names of errors, such as ('no_answer', 'wrong')")
+    for function, parameters in FUNCTIONS.items():
+        value = getattr(module, function, None)
+        signature = f"{function}({', '.join(parameters)})".replace("source", "source=None")
+        if value is None:
+            raise DataError(f"task '{name}' has no {signature}: it needs {_needs()}")
+        if not callable(value):
+            raise DataError(f"task '{name}': {function} must be a function {signature}, not {type(value).__name__}")
+        try:
+            inspect.signature(value).bind(*parameters)
+        except TypeError as error:
+            raise DataError(f"task '{name}': {function} must take {signature}: {error}") from None
+    source = getattr(module, "DEFAULT_SOURCE", None)
+    if source is not None and not isinstance(source, str):
+        raise DataError(f"task '{name}': DEFAULT_SOURCE must be of type str, not {type(source).__name__}")
+    return module
+
+
+def fingerprint(task: ModuleType, source: str | None) -> str:
+    """What the data is of, as text that equal data shares: it becomes part of a result's identity.
+
+    >>> fingerprint(get("countdown"), "procedural:numbers=3,low=1,high=9,target_low=1,target_high=40")
+    'procedural:numbers=3,low=1,high=9,target_low=1,target_high=40'
+    """
+    source = getattr(task, "DEFAULT_SOURCE", None) if source is None else source
+    if source is None:
+        return "built-in"
+    if source.startswith("procedural:"):
+        return source
+    if (path := Path(source)).is_file():
+        return f"sha256:{_sha256(path)}"
+    revision = _recorded_revision(source)
+    return f"hub:{source}@{revision}" if revision else f"hub:{source}"
+
+
+def _from_module(name: str) -> ModuleType:
+    dotted = f"{__name__}.{name}" if "." not in name else name
+    try:
+        return importlib.import_module(dotted)
+    except ModuleNotFoundError as error:
+        # a module that the task itself imports may be missing too: that is another complaint
+        if error.name and not (dotted == error.name or dotted.startswith(f"{error.name}.")):
+            raise DataError(f"task '{name}' cannot be imported: {error}") from None
+        from rrr_utils.settings import nearest
+
+        hint = nearest(name, [path.stem for path in Path(__file__).parent.glob("[a-z]*.py")])
+        raise DataError(f"unknown task '{name}'{hint}; a dotted module or a path to a .py file will do as well") from None
+    except (ImportError, TypeError, ValueError) as error:
+        raise DataError(f"task '{name}' cannot be imported: {_one_line(error)}") from None
+
+
+def _from_file(path: Path) -> ModuleType:
+    """The module that a file holds. Its `__name__` is the file's stem, wherever it lies."""
+    if not path.is_file():
+        raise DataError(f"no file {path} (looked in {path.parent.absolute()}): give the path of a task's .py file")
+    spec = importlib.util.spec_from_file_location(path.stem, path.absolute())
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the file is someone's program: whatever it raises, the complaint names the file
+        raise DataError(f"{path} cannot be loaded: {_one_line(error)}") from error
+    return module
+
+
+def _needs() -> str:
+    return ", ".join([*NAMES, *FUNCTIONS])
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _recorded_revision(hub_id: str) -> str | None:
+    """The revision that the data of a hub id was recorded at, if it was."""
+    return None

@@ -1,0 +1,239 @@
+"""Countdown: combine the given numbers, each exactly once, into an equation that hits the target.
+
+    numbers 3, 9, 4 and target 31   ->   <answer> ( 9 * 3 ) + 4 </answer>
+
+The paper's set is `Jiayi-Pan/Countdown-Tasks-3to4` (TinyZero, https://github.com/Jiayi-Pan/TinyZero).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from fractions import Fraction
+from itertools import combinations
+
+from rrr_utils.tasks import Verdict
+
+VERSION = 1
+#: in the order of the checks: no tags; what is between them is no arithmetic; other numbers than the given; another value
+ERRORS = ("no_answer", "not_an_equation", "wrong_numbers", "missed_target")
+
+#: the embedded default: three numbers from 1 to 15, targets from 1 to 60
+DEFAULT_SOURCE = "procedural:numbers=3,low=1,high=15,target_low=1,target_high=60"
+SPLITS = {"pretrain": 0.50, "train": 0.70, "dev": 0.80, "test": 1.00}  # upper ends, of the multiset's hash in [0, 1)
+
+
+def cluster_of(nums: list[int]) -> str:
+    """The multiset of numbers as text: problems that share it are not independent.
+
+    >>> cluster_of([9, 3, 4])
+    '3-4-9'
+    """
+    return "-".join(map(str, sorted(nums)))
+
+
+def split_of(nums: list[int]) -> str | None:
+    """The split that a multiset of numbers belongs to, or None where it may be in none.
+
+    The hash of the multiset decides, so that no two splits share one. A four-number problem that would fall
+    to pretrain or train is dropped when three of its numbers form a held-out (dev or test) multiset.
+
+    >>> split_of([3, 9, 4]) == split_of([4, 3, 9])
+    True
+    """
+    unit = int.from_bytes(hashlib.sha256(cluster_of(nums).encode()).digest()[:8], "big") / 2**64
+    split = next(name for name, end in SPLITS.items() if unit < end)
+    if split in ("pretrain", "train") and len(nums) > 3:
+        if any(split_of(list(triple)) in ("dev", "test") for triple in combinations(nums, 3)):
+            return None
+    return split
+
+
+def load(split: str, n: int | None, seed: int, source: str | None = None) -> list[dict]:
+    """`n` problems of a split (all of them for None), in an order that the seed decides."""
+    spec = dict(pair.split("=") for pair in (source or DEFAULT_SOURCE).removeprefix("procedural:").split(","))
+    low, high = int(spec["low"]), int(spec["high"])
+    tlow, thigh = int(spec["target_low"]), int(spec["target_high"])
+    rng = random.Random(f"{split}-{seed}")
+    found, misses = {}, 0
+    while (n is None or len(found) < n) and misses < 20_000:
+        nums = [rng.randint(low, high) for _ in range(int(spec["numbers"]))]
+        if split_of(nums) != split:
+            continue
+        target = random_target(nums, rng)
+        row_id = f"{cluster_of(nums)}:{target}"
+        if target is None or not tlow <= target <= thigh or row_id in found:
+            misses += 1
+            continue
+        misses = 0
+        found[row_id] = {"id": row_id, "cluster": cluster_of(nums), "nums": nums, "target": target}
+    return list(found.values())
+
+
+def random_target(nums: list[int], rng: random.Random) -> int | None:
+    values = [Fraction(x) for x in nums]
+    while len(values) > 1:
+        a = values.pop(rng.randrange(len(values)))
+        b = values.pop(rng.randrange(len(values)))
+        op = rng.choice("+-*/")
+        if op == "/" and b == 0:
+            return None
+        values.append({"+": lambda: a + b, "-": lambda: a - b, "*": lambda: a * b, "/": lambda: a / b}[op]())
+        if values[-1].denominator != 1:
+            return None
+    return int(values[0])
+
+
+REFLECT = (
+    "That answer is wrong. Reflect on what went wrong and write a short explanation that will help you do better next time."
+)
+
+
+def prompt(row: dict) -> str:
+    """The user's message.
+
+    >>> prompt({"nums": [3, 9, 4], "target": 31})[:43]
+    'Using the numbers 3, 9, 4, write one equati'
+    """
+    numbers = ", ".join(map(str, row["nums"]))
+    return (
+        f"Using the numbers {numbers}, write one equation that equals {row['target']}. "
+        "Use + - * / and parentheses, and every number exactly once. "
+        "Write it between answer tags, like <answer> ( 1 + 2 ) * 3 </answer>."
+    )
+
+
+# --- verification ----------------------------------------------------------------------------------------------------
+
+#: longest answer that is read. Four numbers need some twenty characters; the bound keeps nesting and time bounded too
+LONGEST = 1000
+SPACE = " \t\r\n"
+TOKEN = re.compile(r"[0-9]+|[^ \t\r\n]")  # one character of lookahead: linear, and only ASCII digits
+BINDS = {"+": 1, "-": 1, "*": 2, "/": 2, "negate": 3}
+LENIENT = {"×": "*", "\\times": "*", "÷": "/", "−": "-", "[": "(", "]": ")"}
+
+
+def verify(completion: str, row: dict) -> Verdict:
+    """Whether the last `<answer>...</answer>` holds an equation of exactly the given numbers that hits the target.
+
+    Nothing is executed, no time limit is involved, and no string raises. A division by zero is `missed_target`: it is
+    well formed and has the right numbers, and no value. `lenient` also takes `= target` at the end, other signs for
+    the operations, square brackets, and without tags a last line that is nothing but an equation.
+
+    >>> row = {"nums": [3, 9, 4], "target": 31}
+    >>> verify("<answer> ( 9 * 3 ) + 4 </answer>", row)
+    Verdict(correct=True, error=None, lenient=True)
+    >>> verify("<answer> 9 × 3 + 4 = 31 </answer>", row)
+    Verdict(correct=False, error='not_an_equation', lenient=True)
+    >>> verify("<answer> 9 * 3 - 4 </answer>", row)
+    Verdict(correct=False, error='missed_target', lenient=False)
+    """
+    answer = last_answer(completion)
+    error = "no_answer" if answer is None else mistake(answer, row)
+    if error in (None, "wrong_numbers", "missed_target"):
+        return Verdict(error is None, error, error is None)
+    if answer is None:
+        answer = completion.rstrip(SPACE).rpartition("\n")[2]
+    return Verdict(False, error, mistake(plain(answer, row["target"]), row) is None)
+
+
+def last_answer(completion: str) -> str | None:
+    """What stands in the last pair of tags that is complete.
+
+    >>> last_answer("<answer> 1 </answer> or <answer> 2 </answer>, no, <answer> 3")
+    ' 2 '
+    """
+    start = completion.rfind("<answer>", 0, max(0, completion.rfind("</answer>")))
+    if start < 0:
+        return None
+    start += len("<answer>")
+    return completion[start : completion.find("</answer>", start)]
+
+
+def plain(answer: str, target: int) -> str:
+    """The answer in the strict notation, as far as a lenient reader would go; what is too long stays as it is.
+
+    >>> plain("[ 9 × 3 ] + 4 = 31", 31)
+    '( 9 * 3 ) + 4 '
+    """
+    answer = answer.strip(SPACE)
+    if len(answer) > LONGEST:
+        return answer
+    for sign, ours in LENIENT.items():
+        answer = answer.replace(sign, ours)
+    left, equals, right = answer.partition("=")
+    return left if equals and right.strip(SPACE) == str(target) else answer
+
+
+def mistake(answer: str, row: dict) -> str | None:
+    """The first of ERRORS that is true of an answer, or None where it is right."""
+    answer = answer.strip(SPACE)
+    steps = None if len(answer) > LONGEST else postfix(answer)
+    if steps is None:
+        return "not_an_equation"
+    # compared as text: without leading zeros equal text is an equal number, and no long one is ever converted
+    if sorted(step for step in steps if step.isdigit()) != sorted(map(str, row["nums"])):
+        return "wrong_numbers"
+    return None if value_of(steps) == row["target"] else "missed_target"
+
+
+def postfix(text: str) -> list[str] | None:
+    """An equation's numbers and operations in the order in which they are computed, or None where it is none.
+
+    Two stacks instead of recursion (Dijkstra's shunting yard): depth costs memory, never the interpreter's stack.
+
+    >>> postfix("( 9 * 3 ) + -4")
+    ['9', '3', '*', '4', 'negate', '+']
+    >>> postfix("2 ** 3") is postfix("1.5 * 2") is postfix("3 (4)") is postfix("007") is None
+    True
+    """
+    output: list[str] = []
+    waiting: list[str] = []
+    operand = True  # whether a number, a minus sign or an opening parenthesis is due, rather than an operation
+    for token in TOKEN.findall(text):
+        if "0" <= token[0] <= "9":
+            if not operand or (token[0] == "0" and token != "0"):
+                return None
+            output.append(token)
+            operand = False
+        elif token == "(" or (token == "-" and operand):
+            if not operand:
+                return None
+            waiting.append("(" if token == "(" else "negate")
+        elif operand or token not in "+-*/)":
+            return None
+        elif token == ")":
+            while waiting and waiting[-1] != "(":
+                output.append(waiting.pop())
+            if not waiting:
+                return None
+            waiting.pop()
+        else:
+            while waiting and BINDS.get(waiting[-1], 0) >= BINDS[token]:
+                output.append(waiting.pop())
+            waiting.append(token)
+            operand = True
+    if operand or "(" in waiting:
+        return None
+    return output + waiting[::-1]
+
+
+def value_of(steps: list[str]) -> Fraction | None:
+    """The exact value, or None where it divides by zero.
+
+    >>> value_of(["1", "3", "/"])
+    Fraction(1, 3)
+    """
+    stack: list[Fraction] = []
+    for step in steps:
+        if step == "negate":
+            stack[-1] = -stack[-1]
+        elif step in BINDS:
+            b, a = stack.pop(), stack.pop()
+            if step == "/" and b == 0:
+                return None
+            stack.append(a + b if step == "+" else a - b if step == "-" else a * b if step == "*" else a / b)
+        else:
+            stack.append(Fraction(int(step)))
+    return stack[0]
