@@ -1,0 +1,71 @@
+"""How a result came to be: commit, versions, hardware, time, command. Recorded beside every result and never compared."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "torch",
+    "trl",
+    "transformers",
+    "peft",
+    "accelerate",
+    "bitsandbytes",
+    "tokenizers",
+    "datasets",
+    "numpy",
+    "scipy",
+    "pandas",
+    "unsloth",
+    "vllm",
+)
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def provenance(started: float) -> dict[str, Any]:
+    """How a result came to be: recorded, never compared."""
+    torch = sys.modules.get("torch")  # looked up, not imported: tables need none
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain")),
+        "packages": versions,
+        "python": platform.python_version(),
+        "hardware": {
+            "cpu": _cpu(),
+            "cores": os.cpu_count(),
+            "gpu": torch.cuda.get_device_name() if torch and torch.cuda.is_available() else None,
+        },
+        "threads": torch.get_num_threads() if torch else None,
+        "start": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.time() - started, 1),
+        "command": os.environ.get("RRR_COMMAND") or " ".join(sys.argv),
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
