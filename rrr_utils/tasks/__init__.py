@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -41,7 +42,7 @@ def get(name: str) -> ModuleType:
     >>> get("countdown").ERRORS
     ('no_answer', 'not_an_equation', 'wrong_numbers', 'missed_target')
     """
-    return check(_from_file(Path(name)) if name.endswith(".py") else _from_module(name), name)
+    return check(_from_file(Path(name).expanduser()) if name.endswith(".py") else _from_module(name), name)
 
 
 def check(module: ModuleType, name: str) -> ModuleType:
@@ -63,7 +64,7 @@ def check(module: ModuleType, name: str) -> ModuleType:
             raise DataError(f"task '{name}': {function} must be a function {signature}, not {type(value).__name__}")
         try:
             inspect.signature(value).bind(*parameters)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise DataError(f"task '{name}': {function} must take {signature}: {error}") from None
     source = getattr(module, "DEFAULT_SOURCE", None)
     if source is not None and not isinstance(source, str):
@@ -84,6 +85,8 @@ def fingerprint(task: ModuleType, source: str | None) -> str:
         return source
     if (path := Path(source)).is_file():
         return f"sha256:{_sha256(path)}"
+    if path.suffix in (".json", ".jsonl", ".parquet", ".csv"):
+        raise DataError(f"no file {source} (looked in {path.parent.absolute()})")
     revision = _recorded_revision(source)
     return f"hub:{source}@{revision}" if revision else f"hub:{source}"
 
@@ -100,8 +103,8 @@ def _from_module(name: str) -> ModuleType:
 
         hint = nearest(name, [path.stem for path in Path(__file__).parent.glob("[a-z]*.py")])
         raise DataError(f"unknown task '{name}'{hint}; a dotted module or a path to a .py file will do as well") from None
-    except (ImportError, TypeError, ValueError) as error:
-        raise DataError(f"task '{name}' cannot be imported: {_one_line(error)}") from None
+    except Exception as error:  # the module is someone's program, as a file is
+        raise DataError(f"task '{name}' cannot be imported: {_one_line(error)}") from error
 
 
 def _from_file(path: Path) -> ModuleType:
@@ -110,6 +113,9 @@ def _from_file(path: Path) -> ModuleType:
         raise DataError(f"no file {path} (looked in {path.parent.absolute()}): give the path of a task's .py file")
     spec = importlib.util.spec_from_file_location(path.stem, path.absolute())
     module = importlib.util.module_from_spec(spec)
+    # dataclasses and pickle look a module up by its name; a module of that name from elsewhere is left alone
+    if path.stem not in sys.modules or getattr(sys.modules[path.stem], "__file__", None) == spec.origin:
+        sys.modules[path.stem] = module
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # the file is someone's program: whatever it raises, the complaint names the file
@@ -131,5 +137,8 @@ def _sha256(path: Path) -> str:
 
 
 def _recorded_revision(hub_id: str) -> str | None:
-    """The revision that the data of a hub id was recorded at, if it was."""
-    return None
+    """The revision of a hub data set that the local cache holds, if any."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    ref = Path(HF_HUB_CACHE) / f"datasets--{hub_id.replace('/', '--')}" / "refs" / "main"
+    return ref.read_text().strip() if ref.is_file() else None

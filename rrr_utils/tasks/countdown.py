@@ -8,12 +8,14 @@ The paper's set is `Jiayi-Pan/Countdown-Tasks-3to4` (TinyZero, https://github.co
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 import re
+from collections.abc import Callable
 from fractions import Fraction
 from itertools import combinations
 
-from rrr_utils.tasks import Verdict
+from rrr_utils.tasks import DataError, Verdict
 
 VERSION = 1
 #: in the order of the checks: no tags; what is between them is no arithmetic; other numbers than the given; another value
@@ -44,50 +46,115 @@ def split_of(nums: list[int]) -> str | None:
     """
     unit = int.from_bytes(hashlib.sha256(cluster_of(nums).encode()).digest()[:8], "big") / 2**64
     split = next(name for name, end in SPLITS.items() if unit < end)
-    if split in ("pretrain", "train") and len(nums) > 3:
-        if any(split_of(list(triple)) in ("dev", "test") for triple in combinations(nums, 3)):
-            return None
+    trained_on = split in ("pretrain", "train") and len(nums) > 3
+    if trained_on and any(split_of(list(triple)) in ("dev", "test") for triple in combinations(nums, 3)):
+        return None
     return split
 
 
-def load(split: str, n: int | None, seed: int, source: str | None = None) -> list[dict]:
-    """`n` problems of a split (all of them for None), in an order that the seed decides."""
-    spec = dict(pair.split("=") for pair in (source or DEFAULT_SOURCE).removeprefix("procedural:").split(","))
-    low, high = int(spec["low"]), int(spec["high"])
-    tlow, thigh = int(spec["target_low"]), int(spec["target_high"])
-    rng = random.Random(f"{split}-{seed}")
-    found, misses = {}, 0
-    while (n is None or len(found) < n) and misses < 20_000:
-        nums = [rng.randint(low, high) for _ in range(int(spec["numbers"]))]
-        if split_of(nums) != split:
+def load(split: str, n: int | None, seed: int, source: str | None = None, max_bad_rows: float = 0.01) -> list[dict]:
+    """`n` problems of a split (all of them for None), in an order that the seed decides.
+
+    The source is `procedural:numbers=3,low=1,high=15,target_low=1,target_high=60` (what is not named is as here;
+    `numbers` may be 3, 4 or 3-4), the real set's hub id, or a file like it (`_countdown_set.py`),
+    where up to `max_bad_rows` of the rows may be unreadable and are skipped.
+
+    >>> load("train", 1, 0)
+    [{'id': '11-12-12:35', 'cluster': '11-12-12', 'nums': [11, 12, 12], 'target': 35}]
+    """
+    source = DEFAULT_SOURCE if source is None else source
+    if split not in SPLITS:
+        raise DataError(f"unknown split '{split}': there are {', '.join(SPLITS)}")
+    if source.startswith("procedural:"):
+        return draw(split, n, seed, parse(source), source)
+    from rrr_utils.tasks import _countdown_set  # needs numpy, and datasets for what is not JSON or CSV
+
+    return _countdown_set.load(split, n, seed, source, max_bad_rows)
+
+
+def parse(source: str) -> dict[str, tuple[int, int]]:
+    """The ranges that a procedural source names: how many numbers, their size, the targets.
+
+    >>> parse("procedural:numbers=3-4,high=99")
+    {'numbers': (3, 4), 'size': (1, 99), 'target': (1, 60)}
+    """
+    spec = dict(pair.split("=") for pair in DEFAULT_SOURCE.removeprefix("procedural:").split(","))
+    given = {}
+    for pair in filter(None, source.removeprefix("procedural:").split(",")):
+        name, _, value = pair.partition("=")
+        if name not in spec:
+            raise DataError(f"source '{source}': unknown '{name}'; known: {', '.join(spec)}")
+        if name in given or not re.fullmatch(r"-?[0-9]{1,6}" if name != "numbers" else r"[34]|3-4", value):
+            wanted = "3, 4 or 3-4" if name == "numbers" else "one whole number"
+            raise DataError(f"source '{source}': {name} must be given once, as {wanted}")
+        given[name] = value
+    spec |= given
+    numbers = spec["numbers"].split("-")
+    ranges = {
+        "numbers": (int(numbers[0]), int(numbers[-1])),
+        "size": (int(spec["low"]), int(spec["high"])),
+        "target": (int(spec["target_low"]), int(spec["target_high"])),
+    }
+    if ranges["size"][0] < 1 or any(low > high for low, high in ranges.values()):
+        raise DataError(f"source '{source}': low must be 1 or more, and no low end above its high end")
+    return ranges
+
+
+def draw(split: str, n: int | None, seed: int, ranges: dict[str, tuple[int, int]], source: str) -> list[dict]:
+    """Solvable problems at random, as the TinyZero set was made: numbers first, then a target by random operations.
+
+    Drawing ends with n problems, or after 20,000 draws in a row that bring nothing new. What is easy to hit comes up
+    early. Exact on purpose, down to how bits become numbers: the embedded model was pre-trained on these very rows.
+    """
+    (fewest, most), (low, high), (target_low, target_high) = ranges["numbers"], ranges["size"], ranges["target"]
+    if n is None and (multisets := math.comb(high - low + most, most)) > 10_000:
+        raise DataError(f"source '{source}' has {multisets:,} multisets of numbers: ask for a number of rows, not for all")
+    bits = random.Random(f"{split}-{seed}").getrandbits
+
+    def below(end: int) -> int:
+        width = end.bit_length()
+        while (value := bits(width)) >= end:
+            pass
+        return value
+
+    splits: dict[tuple[int, ...], str | None] = {}
+    found: dict[tuple, dict] = {}
+    misses = strays = 0
+    while (n is None or len(found) < n) and misses < 20_000 and strays < 20_000:
+        count = most if fewest == most else fewest + below(most - fewest + 1)
+        nums = [low + below(high - low + 1) for _ in range(count)]
+        multiset = tuple(sorted(nums))
+        if multiset not in splits:
+            splits[multiset] = split_of(nums)
+        if splits[multiset] != split:
+            strays += 1
             continue
-        target = random_target(nums, rng)
-        row_id = f"{cluster_of(nums)}:{target}"
-        if target is None or not tlow <= target <= thigh or row_id in found:
+        strays = 0
+        target = random_target(nums, below)
+        if target is None or not target_low <= target <= target_high or (multiset, target) in found:
             misses += 1
             continue
         misses = 0
-        found[row_id] = {"id": row_id, "cluster": cluster_of(nums), "nums": nums, "target": target}
+        cluster = cluster_of(nums)
+        found[multiset, target] = {"id": f"{cluster}:{target}", "cluster": cluster, "nums": nums, "target": target}
+    if not found and n != 0:
+        raise DataError(f"source '{source}' has no problems of split '{split}': widen low to high, or the targets")
     return list(found.values())
 
 
-def random_target(nums: list[int], rng: random.Random) -> int | None:
-    values = [Fraction(x) for x in nums]
+def random_target(nums: list[int], below: Callable[[int], int]) -> int | None:
+    """What random operations on the numbers come to, or None where a quotient is not whole."""
+    values = nums[:]
     while len(values) > 1:
-        a = values.pop(rng.randrange(len(values)))
-        b = values.pop(rng.randrange(len(values)))
-        op = rng.choice("+-*/")
-        if op == "/" and b == 0:
+        a, b = values.pop(below(len(values))), values.pop(below(len(values)))
+        operation = below(4)
+        if operation == 3 and (b == 0 or a % b):
             return None
-        values.append({"+": lambda: a + b, "-": lambda: a - b, "*": lambda: a * b, "/": lambda: a / b}[op]())
-        if values[-1].denominator != 1:
-            return None
-    return int(values[0])
+        values.append(a + b if operation == 0 else a - b if operation == 1 else a * b if operation == 2 else a // b)
+    return values[0]
 
 
-REFLECT = (
-    "That answer is wrong. Reflect on what went wrong and write a short explanation that will help you do better next time."
-)
+REFLECT = "That answer is wrong. Reflect on what went wrong and write a short explanation that will help you do better next time."
 
 
 def prompt(row: dict) -> str:

@@ -1,0 +1,193 @@
+"""Countdown's real set: deduplicated and split by content, from files made here and from a hub that is made up."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import warnings
+
+import pytest
+
+from rrr_utils.tasks import DataError
+from rrr_utils.tasks import countdown as task
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
+def some_rows(count: int, seed: int = 0) -> list[dict]:
+    rng = random.Random(seed)
+    return [{"target": rng.randint(10, 100), "nums": [rng.randint(1, 30) for _ in range(rng.choice((3, 4)))]} for _ in range(count)]
+
+
+def write(path, rows: list[dict]):
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows, indent=1))
+    elif path.suffix == ".csv":
+        path.write_text("target,nums\n" + "".join(f'{row["target"]},"{row["nums"]}"\n' for row in rows))
+    else:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    return str(path)
+
+
+def content(rows: list[dict]) -> set[tuple]:
+    return {(row["target"], tuple(sorted(row["nums"]))) for row in rows}
+
+
+def test_real_splits(tmp_path):
+    rows = some_rows(400)
+    twins = [{"target": row["target"], "nums": row["nums"][::-1]} for row in rows[:100]]
+    source = write(tmp_path / "a.jsonl", rows + twins + rows[:50])
+    splits = {split: task.load(split, None, 0, source) for split in ("train", "dev", "test")}
+    distinct = content(rows)
+    assert sum(map(len, splits.values())) == len(distinct)
+    assert content([row for split in splits.values() for row in split]) == distinct
+    assert len(splits["test"]) == len(distinct) // 5 and len(splits["dev"]) == len(distinct) // 20
+    for row in splits["test"]:
+        assert row["id"] == f"{task.cluster_of(row['nums'])}:{row['target']}" and type(row["target"]) is type(row["nums"][0]) is int
+
+    def digest(row: dict) -> str:
+        return hashlib.sha256(row["id"].encode()).hexdigest()
+
+    bounds = [[digest(row) for row in splits[split]] for split in ("test", "dev", "train")]
+    assert max(bounds[0]) < min(bounds[1]) and max(bounds[1]) < min(bounds[2])
+    # the same rows in another order and another format are the same splits, in the same order
+    mixed = rows + twins
+    random.Random(1).shuffle(mixed)
+    for name in ("b.jsonl", "b.json", "b.csv", "b.parquet"):
+        other = write(tmp_path / name, mixed)
+        assert {split: task.load(split, None, 0, other) for split in splits} == splits, name
+    # the seed orders train; the first rows are a beginning of all
+    assert task.load("train", 30, 0, source) == splits["train"][:30]
+    other_seed = task.load("train", None, 1, source)
+    assert other_seed != splits["train"] and content(other_seed) == content(splits["train"])
+    assert task.load("test", 7, 5, source) == splits["test"][:7]
+
+
+def test_real_split_sizes(tmp_path, monkeypatch):
+    from rrr_utils.tasks import _countdown_set
+
+    monkeypatch.setattr(_countdown_set, "TEST", 15)
+    monkeypatch.setattr(_countdown_set, "DEV", 3)
+    source = write(tmp_path / "a.jsonl", some_rows(200))
+    assert [len(task.load(split, None, 0, source)) for split in ("test", "dev", "train")] == [15, 3, len(content(some_rows(200))) - 18]
+    one = write(tmp_path / "one.jsonl", some_rows(1))
+    assert len(task.load("test", None, 0, one)) == 1
+    for split in ("dev", "train"):
+        with pytest.raises(DataError, match="none is left"):
+            task.load(split, None, 0, one)
+    with pytest.raises(DataError, match="no pretrain split"):
+        task.load("pretrain", None, 0, source)
+
+
+BAD = [
+    '{"target": 3, "nu',
+    "[1, 2]",
+    '{"target": "3", "nums": [1, 2]}',
+    '{"target": 3}',
+    '{"target": 3, "nums": [1, -2]}',
+    '{"target": true, "nums": [1, 2]}',
+    '{"target": 3.0, "nums": [1, 2]}',
+    '{"target": NaN, "nums": [1, 2]}',
+    '{"target": 3, "nums": [3]}',
+    '{"target": 3, "nums": "1, 2"}',
+    '{"target": 3, "nums": [1, %s]}' % ("9" * 5000),
+    '{"target": 3, "nums": %s}' % ([1] * 999_999),
+    "[" * 99_999,
+    "\ud800\udfff",
+    "null",
+    "{}",
+]
+
+
+def test_bad_rows_are_skipped_and_counted(tmp_path):
+    path = tmp_path / "a.jsonl"
+    good = [json.dumps(row) for row in some_rows(2000)]
+    path.write_bytes("\n".join(good[:2] + BAD + good[2:]).encode(errors="surrogatepass"))
+    with pytest.warns(UserWarning, match=rf"a.jsonl: {len(BAD)} of {2000 + len(BAD)} rows are bad and skipped; row 3: "):
+        rows = task.load("train", None, 0, str(path))
+    assert content(rows) <= content(some_rows(2000))
+    with pytest.raises(DataError, match="rows are bad, more than 0.10%; row 3: "):
+        task.load("train", None, 0, str(path), max_bad_rows=0.001)
+    path.write_bytes("\n".join(BAD).encode(errors="surrogatepass"))
+    with pytest.raises(DataError, match=f"none of {len(BAD)} rows is valid; row 1: ") as caught:
+        task.load("train", None, 0, str(path), max_bad_rows=1)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "name, data, words",
+    [
+        ("missing.jsonl", None, "no file .*missing.jsonl"),
+        ("empty.jsonl", b"", "holds no rows"),
+        ("empty.csv", b"", "has no column 'target'"),
+        ("empty.parquet", b"", "empty.parquet cannot be read: "),
+        ("torn.json", b'[{"target": 3, "nums": [1, 2]}, {"tar', "torn.json cannot be read: "),
+        ("other.csv", b"goal,numbers\n3,1 2\n", "has no column 'target': it has goal, numbers"),
+        ("binary.csv", b"target,nums\n\xff\xfe,1 2\n", "binary.csv cannot be read: "),
+        ("wide.csv", b"target,nums\n3," + b"1 " * 200_000, "wide.csv cannot be read: "),
+        ("words.csv", b"target,nums\nthree,1 2\n", "none of 1 rows is valid; row 1: target"),
+        ("short.csv", b"target,nums\n3\n", "none of 1 rows is valid; row 1: nums"),
+        ("other.jsonl", b'{"goal": 3}\n', "none of 1 rows is valid"),
+        ("rows.txt", b"", "is neither"),
+    ],
+)
+def test_files_that_cannot_be_used(tmp_path, name, data, words):
+    path = tmp_path / name
+    if data is not None:
+        path.write_bytes(data)
+    with pytest.raises(DataError, match=words) as caught:
+        task.load("test", None, 0, str(path))
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_parquet_of_another_shape(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"goal": [1]}), tmp_path / "other.parquet")
+    with pytest.raises(DataError, match="has no column 'target': it has goal"):
+        task.load("test", None, 0, str(tmp_path / "other.parquet"))
+    pq.write_table(pa.table({"target": ["1"], "nums": ["1 2"]}), tmp_path / "text.parquet")
+    with pytest.raises(DataError, match="none of 1 rows is valid"):
+        task.load("test", None, 0, str(tmp_path / "text.parquet"))
+
+
+def test_hub_is_read_through_datasets(monkeypatch):
+    import datasets
+
+    asked = []
+
+    def load_dataset(name, split):
+        asked.append((name, split))
+        return datasets.Dataset.from_list([{**row, "extra": ""} for row in some_rows(60)])
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    hub = "Jiayi-Pan/Countdown-Tasks-3to4"
+    rows = task.load("train", None, 0, hub)
+    assert asked == [(hub, "train")] and content(rows) < content(some_rows(60))
+
+    def no_network(name, split):
+        raise ConnectionError("Couldn't reach the Hub\n(LocalEntryNotFoundError)")
+
+    monkeypatch.setattr(datasets, "load_dataset", no_network)
+    with pytest.raises(DataError, match="Couldn't reach the Hub .*; without a network give a file as source") as caught:
+        task.load("train", None, 0, hub)
+    assert "\n" not in str(caught.value)
+
+
+def test_good_files_warn_of_nothing(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rows = task.load("train", None, 0, write(tmp_path / "a.csv", some_rows(50)))
+    assert {len(row["nums"]) for row in rows} == {3, 4}
