@@ -14,8 +14,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+from rrr_utils.settings import PlainError
 
-class ResultsError(RuntimeError):
+
+class ResultsError(PlainError, ValueError):
     """A result that cannot be written, read or combined: one line that says what, where and what to do."""
 
 
@@ -38,6 +40,11 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON whole or not at all."""
     write_text(path, _dumps(value, indent=1) + "\n")
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write JSON Lines whole or not at all."""
+    write_text(path, "".join(_dumps(row) + "\n" for row in rows))
 
 
 def read_json(path: Path) -> Any | None:

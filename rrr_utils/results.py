@@ -23,6 +23,7 @@ from rrr_utils.files import (  # noqa: F401 - the names of files.py are this mod
     read_jsonl,
     repair_jsonl,
     write_json,
+    write_jsonl,
     write_text,
 )
 from rrr_utils.provenance import provenance
@@ -57,22 +58,37 @@ def stage_dir(settings: Settings, stage: str) -> Path:
         return runs_dir(settings) / "tables"
     if stage == "train" and settings.seed is None:
         raise SettingsError("stage 'train' needs a seed, and seed none stands for the untrained model: set seed to 0, 1, ...")
-    task = Path(settings.task).stem if settings.task.endswith(".py") else settings.task
-    model = Path(settings.model).name if _is_folder(settings.model) else settings.model.replace("/", "--")
     who = "vanilla" if stage == "failures" or settings.seed is None else f"seed{settings.seed}"
-    return runs_dir(settings) / task / model / who / stage
+    return runs_dir(settings) / task_name(settings) / model_name(settings).replace("/", "--") / who / stage
+
+
+def task_name(settings: Settings) -> str:
+    """The task's name in paths and tables: for a file of one's own, its stem."""
+    return Path(settings.task).stem if settings.task.endswith(".py") else settings.task
+
+
+def model_name(settings: Settings) -> str:
+    """The model's name in tables: a hub id, or a folder's last component."""
+    return Path(settings.model).name if _is_folder(settings.model) else settings.model
 
 
 def upstream(settings: Settings, stage: str) -> list[tuple[Settings, str]]:
-    """What a stage reads: the failures for training, the trained adapter for an evaluation with a seed."""
+    """What a stage reads. The reflector's attempts are the untrained model's own, so its evaluation reads that one's too."""
     _known(stage)
-    return {"train": [(settings, "failures")], "evaluate": [(settings, "train")] if settings.seed is not None else []}.get(stage, [])
+    untrained = [(settings.model_copy(update={"seed": None}), "evaluate")]
+    if stage == "failures" or (stage == "evaluate" and settings.seed is None):
+        return []
+    if stage == "train":
+        return [(settings, "failures")]
+    if stage == "evaluate":
+        return [(settings, "train"), *(untrained if "reflector" in settings.policies else [])]
+    return untrained + ([(settings, "evaluate")] if settings.seed is not None else [])
 
 
 def model_folder(settings: Settings) -> Path | None:
     """The local folder of the settings' model; None for a hub id."""
     if settings.model == "embedded":
-        return DATA / "embedded" / (Path(settings.task).stem if settings.task.endswith(".py") else settings.task)
+        return DATA / "embedded" / task_name(settings)
     return (ROOT / Path(settings.model).expanduser()).resolve() if _is_folder(settings.model) else None
 
 
@@ -97,12 +113,16 @@ def identity(settings: Settings, stage: str) -> dict[str, Any]:
     _known(stage)
     if stage == "tables":
         found = {
-            path.parent.relative_to(runs_dir(settings)).as_posix(): result["identity_hash"]
+            path.parent.relative_to(runs_dir(settings)).as_posix(): identity_hash({result["identity_hash"]: result["outputs"]})
             for path, result in _evaluations(runs_dir(settings))
         }
-        return {"stage": stage, "versions": {"stage": VERSIONS[stage]}, "profile": settings.profile, "upstream": found}
+        paper = file_hash(DATA / "paper.csv") if (DATA / "paper.csv").is_file() else None
+        return {"stage": stage, "versions": {"stage": VERSIONS[stage]}, "data": f"sha256:{paper}", "upstream": found}
     task = tasks.get(settings.task)
-    fields = {name: value for name, value in settings.model_dump(mode="json", include=set(STAGE_FIELDS[stage])).items()}
+    fields = settings.model_dump(mode="json", include=set(STAGE_FIELDS[stage]))
+    fields["task"], fields["model"] = task_name(settings), model_name(settings)  # not where they lie on this machine
+    if settings.source and (ROOT / settings.source).is_file():
+        fields["source"] = Path(settings.source).name  # its content is in `data`
     if settings.seed is None:
         fields.pop("policies", None)  # of the trained model only
     return {

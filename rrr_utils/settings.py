@@ -7,11 +7,13 @@ never changes the effective batch; *overrides* come last. Unknown names are refu
 from __future__ import annotations
 
 import difflib
+import os
+import traceback
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 Stage = Literal["failures", "train", "evaluate"]
@@ -42,8 +44,12 @@ class Settings(BaseModel):
     temperature: float = Field(0.9, gt=0, le=2, description="of every sampled text; the paper: 'like 0.9 ... maybe a little lower'")
     attempt_tokens: int = Field(128, gt=0, description="longest attempt and retry, in tokens")
     reflection_tokens: int = Field(256, gt=0, description="longest reflection, in tokens")
-    rounds: tuple[int, ...] = Field((1, 3, 12, 48), min_length=1, description="samples per query, round by round; the paper: up to 64 in all")
-    failures_per_query: int = Field(4, gt=0, description="a query with as many distinct failures drops out of later rounds, and keeps no more")
+    rounds: tuple[int, ...] = Field(
+        (1, 3, 12, 48), min_length=1, description="samples per query, round by round; the paper: up to 64 in all"
+    )
+    failures_per_query: int = Field(
+        4, gt=0, description="a query with as many distinct failures drops out of later rounds, and keeps no more"
+    )
     failures_wanted: int = Field(4000, gt=0, description="rounds end once as many failures are there")
 
     # weights
@@ -54,22 +60,34 @@ class Settings(BaseModel):
     # training
     steps: int = Field(300, gt=0, description="optimiser steps; the paper: at most 1,750")
     failures_per_step: int = Field(32, gt=0, description="failures (groups) in an optimiser step")
-    reflections_per_failure: int = Field(8, gt=1, description="group size; the paper: 'between eight and 14'. The paper's batch of 256 = 32 x 8")
+    reflections_per_failure: int = Field(
+        8, gt=1, description="group size; the paper: 'between eight and 14'. The paper's batch of 256 = 32 x 8"
+    )
     retries_per_reflection: int = Field(1, gt=0, description="a reflection's reward is the mean over its retries")
-    retry_decoding: Literal["sampled", "greedy"] = Field("sampled", description="how retries in training are decoded; greedy ones leave more groups without spread")
-    retry_policy: Literal["live", "base"] = Field("live", description="who writes the retry in training: the model being trained (the paper) or the untrained one")
+    retry_decoding: Literal["sampled", "greedy"] = Field(
+        "sampled", description="how retries in training are decoded; greedy ones leave more groups without spread"
+    )
+    retry_policy: Literal["live", "base"] = Field(
+        "live", description="who writes the retry in training: the model being trained (the paper) or the untrained one"
+    )
     learning_rate: float = Field(2e-5, gt=0, description="peak; the paper: 5e-7 for full weights, so an adapter's is its own")
     learning_rate_schedule: Literal["cosine", "linear", "constant_with_warmup"] = Field("cosine", description="the paper: cosine")
     warmup: float = Field(0.03, ge=0, le=1, description="share of the steps; the paper: 0.03")
     beta: float = Field(0.001, ge=0, description="KL coefficient; the paper: 0.001")
-    loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo"] = Field("dapo", description="how token losses are averaged; dapo gives every token of a batch one weight")
+    loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo"] = Field(
+        "dapo", description="how token losses are averaged; dapo gives every token of a batch one weight"
+    )
     max_grad_norm: float = Field(1.0, gt=0, description="gradient clipping")
     dev_every: int = Field(25, gt=0, description="steps between checkpoints, each scored on dev")
     report_to: str = Field("none", description="tensorboard, wandb or none: handed on to trl")
 
     # evaluation
-    decodings: tuple[Literal["greedy", "sampled"], ...] = Field(("greedy", "sampled"), min_length=1, description="sampled is at the training temperature")
-    policies: tuple[Literal["trained", "reflector"], ...] = Field(("trained", "reflector"), min_length=1, description="adapter everywhere (the paper) and adapter only while reflecting")
+    decodings: tuple[Literal["greedy", "sampled"], ...] = Field(
+        ("greedy", "sampled"), min_length=1, description="sampled is at the training temperature"
+    )
+    policies: tuple[Literal["trained", "reflector"], ...] = Field(
+        ("trained", "reflector"), min_length=1, description="adapter everywhere (the paper) and adapter only while reflecting"
+    )
 
     # how it fits the machine (presets); none of these changes a result's meaning
     dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="of activations and of the unquantised base weights")
@@ -78,6 +96,13 @@ class Settings(BaseModel):
     sample_batch: int = Field(64, gt=0, description="conversations generated at a time; halved when memory runs out")
     gradient_checkpointing: bool = Field(True, description="less memory for a third more time")
     engine: Literal["hf", "vllm"] = Field("hf", description="who generates when attempts are collected and evaluated")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_bool_for_a_number(cls, value: Any, info: Any) -> Any:
+        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
+            raise ValueError("true and false are for settings that are switches")  # pydantic would read them as 1 and 0
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
@@ -104,15 +129,24 @@ _DATA = ("task", "model", "source", "max_bad_rows", "chain_of_thought", "verdict
 STAGE_FIELDS: dict[str, tuple[str, ...]] = {
     "failures": (*_DATA, "train_queries", "dev_items", "rounds", "failures_per_query", "failures_wanted"),
     "train": (
-        *_DATA, "seed", "reflection_tokens", "dev_items", "lora_rank", "lora_alpha", "steps", "failures_per_step", "reflections_per_failure",
-        "retries_per_reflection", "retry_decoding", "retry_policy", "learning_rate", "learning_rate_schedule", "warmup",
+        *_DATA, "seed", "reflection_tokens", "dev_items", "lora_rank", "lora_alpha", "steps", "failures_per_step",
+        "reflections_per_failure", "retries_per_reflection", "retry_decoding", "retry_policy", "learning_rate", "learning_rate_schedule", "warmup",
         "beta", "loss_type", "max_grad_norm", "dev_every",
     ),
     "evaluate": (*_DATA, "seed", "reflection_tokens", "test_items", "decodings", "policies"),
 }  # fmt: skip
 
 
-class SettingsError(ValueError):
+class PlainError(Exception):
+    """An error whose one line says all: notebooks show that line, and no traceback unless RRR_TRACEBACK is 1."""
+
+    def _render_traceback_(self) -> list[str]:
+        if os.environ.get("RRR_TRACEBACK") == "1":
+            return traceback.format_exception(self)
+        return [f"{type(self).__name__}: {self}"]
+
+
+class SettingsError(PlainError, ValueError):
     """A profile, preset or setting that cannot be used: one line that says what, where and what to do."""
 
 
@@ -175,18 +209,23 @@ def from_notebook(variables: dict[str, Any]) -> Settings:
     """Settings from a notebook's globals right after its `parameters` cell (and papermill's injected one).
 
     The variables of the parameters cell are taken; any other plain variable must be a setting's name, and is an override.
-    A value None for task, model or results_dir leaves the profile's own.
+    A value None for task, model or results_dir leaves the profile's own. When the cell runs again in a notebook that has
+    gone further, later cells' variables are let pass, unless their names look like a misspelt setting.
     """
     given = {
         name: value
         for name, value in variables.items()
-        if not name.startswith("_") and name not in ("In", "Out") and isinstance(value, str | int | float | bool | list | tuple | dict | None)
+        if not name.startswith("_")
+        and name not in ("In", "Out")
+        and isinstance(value, str | int | float | bool | list | tuple | dict | None)
     }
     overrides = dict(given.pop("overrides", None) or {})
     known = list(Settings.model_fields) + ["preset", "overrides"]
+    again = any(isinstance(value, Settings) for value in variables.values())
     for name in [*given, *overrides]:
-        if name not in known:
+        if name not in known and (not again or name in overrides or difflib.get_close_matches(name, known, n=1, cutoff=0.75)):
             raise SettingsError(f"unknown parameter '{name}'{nearest(name, known)}")
+    given = {name: value for name, value in given.items() if name in known}
     profile = given.pop("profile", "tiny")
     named = {name: value for name, value in given.items() if value is not None or name == "seed"}
     return load(profile, {**named, **overrides})

@@ -1,0 +1,104 @@
+"""Settings: names and types are checked, and every complaint is one line that names the remedy."""
+
+from __future__ import annotations
+
+import pytest
+
+from rrr_utils import settings
+from rrr_utils.settings import STAGE_FIELDS, Settings, SettingsError, from_notebook, load
+
+
+@pytest.mark.parametrize("profile", settings.profiles())
+def test_every_profile_loads(profile):
+    loaded = load(profile)
+    assert loaded.profile == profile
+    assert load(profile, {"preset": "cpu"}).dtype == "float32"
+
+
+def test_a_preset_never_changes_what_is_computed():
+    meaning = {name for fields in STAGE_FIELDS.values() for name in fields}
+    for values in settings._read_yaml(settings.DATA / "presets.yaml").values():
+        assert not meaning & values.keys()
+
+
+def test_stage_fields_are_settings():
+    assert {name for fields in STAGE_FIELDS.values() for name in fields} <= Settings.model_fields.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "read"),
+    [
+        ("learning_rate", "1e-5", 1e-5),
+        ("steps", "7", 7),
+        ("load_in_4bit", "false", False),
+        ("rounds", [1, 3], (1, 3)),
+        ("seed", None, None),
+    ],
+)
+def test_text_is_read_as_the_setting_s_type(name, value, read):
+    got = getattr(load("tiny", {name: value}), name)
+    assert got == read
+    assert type(got) is type(read)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"lerning_rate": 1e-5}, ["lerning_rate", "learning_rate"]),
+        ({"learning_rate": "fast"}, ["learning_rate", "number", "fast"]),
+        ({"steps": 1.5}, ["steps", "1.5"]),
+        ({"steps": 0}, ["steps", "greater than 0"]),
+        ({"seed": True}, ["seed", "switches"]),
+        ({"rounds": [1, "x"]}, ["rounds.1"]),
+        ({"policies": ["reflctor"]}, ["policies", "reflector"]),
+        ({"preset": "gpu_24"}, ["preset", "gpu_24gb"]),
+        ({"micro_batch": 7}, ["micro_batch", "divide"]),
+        ({"lora_rank": 0, "load_in_4bit": False}, ["reflector", "lora_rank"]),
+        ({"lora_rank": 0, "policies": ["trained"]}, ["4-bit"]),
+    ],
+)
+def test_bad_settings_are_refused_in_one_line(overrides, words):
+    with pytest.raises(SettingsError) as caught:
+        load("tiny", overrides)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert all(word in text for word in words), text
+
+
+def test_unknown_profile_names_the_nearest():
+    with pytest.raises(SettingsError, match="unknown profile 'tinny'.*'tiny'"):
+        load("tinny")
+
+
+def test_a_profile_can_be_a_file_of_one_s_own(tmp_path):
+    (tmp_path / "mine.yaml").write_text("preset: cpu\nsteps: 3\n")
+    mine = load(str(tmp_path / "mine.yaml"))
+    assert (mine.profile, mine.steps) == ("mine", 3)
+    (tmp_path / "mine.yaml").write_text("preset: [cpu\n")
+    with pytest.raises(SettingsError, match="no valid YAML"):
+        load(str(tmp_path / "mine.yaml"))
+
+
+def standard(**more):
+    return {"profile": "tiny", "task": None, "model": None, "seed": 0, "results_dir": "results/runs", "overrides": {}, **more}
+
+
+def test_notebook_variables_become_settings():
+    assert from_notebook(standard()) == load("tiny")
+    assert from_notebook(standard(seed=None)).seed is None
+    assert from_notebook(standard(overrides={"steps": 5})).steps == 5
+    assert from_notebook(standard(steps=5, np=pytest, In=[], _i="x")).steps == 5  # modules and IPython's own are no parameters
+
+
+def test_a_misspelt_notebook_variable_is_refused():
+    with pytest.raises(SettingsError, match="unknown parameter 'sede'.*'seed'"):
+        from_notebook(standard(sede=1))
+    with pytest.raises(SettingsError, match="unknown parameter 'stepss'.*'steps'"):
+        from_notebook(standard(overrides={"stepss": 1}))
+
+
+def test_the_settings_cell_can_run_again_after_later_cells():
+    later = standard(settings=load("tiny"), item=3, text="abc")
+    assert from_notebook(later) == load("tiny")
+    with pytest.raises(SettingsError, match="learning_rate"):
+        from_notebook({**later, "learning_rat": 1e-3})
