@@ -394,7 +394,6 @@ def test_asking_for_more_than_there_is_gives_all():
         ("procedural:high=99999999999999999999", "high must be"),
         ("procedural:low=1,high=1,target_low=70,target_high=90", "no problems of split"),
         ("procedural:numbers=4,high=100", "ask for a number of rows"),
-        ("proceduralx", "is neither"),
     ],
 )
 def test_malformed_sources(source, words):

@@ -85,9 +85,11 @@ def fingerprint(task: ModuleType, source: str | None) -> str:
         return source
     if (path := Path(source)).is_file():
         return f"sha256:{_sha256(path)}"
-    if path.suffix in (".json", ".jsonl", ".parquet", ".csv"):
+    from rrr_utils import rowfiles, sources
+
+    if path.suffix in rowfiles.SUFFIXES:
         raise DataError(f"no file {source} (looked in {path.parent.absolute()})")
-    revision = _recorded_revision(source)
+    revision = sources.recorded(source)
     return f"hub:{source}@{revision}" if revision else f"hub:{source}"
 
 
@@ -134,11 +136,3 @@ def _one_line(error: Exception) -> str:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _recorded_revision(hub_id: str) -> str | None:
-    """The revision of a hub data set that the local cache holds, if any."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    ref = Path(HF_HUB_CACHE) / f"datasets--{hub_id.replace('/', '--')}" / "refs" / "main"
-    return ref.read_text().strip() if ref.is_file() else None

@@ -67,7 +67,7 @@ def load(split: str, n: int | None, seed: int, source: str | None = None, max_ba
         raise DataError(f"unknown split '{split}': there are {', '.join(SPLITS)}")
     if source.startswith("procedural:"):
         return draw(split, n, seed, parse(source), source)
-    from rrr_utils.tasks import _countdown_set  # needs numpy, and datasets for what is not JSON or CSV
+    from rrr_utils.tasks import _countdown_set  # needs datasets
 
     return _countdown_set.load(split, n, seed, source, max_bad_rows)
 
@@ -85,7 +85,7 @@ def parse(source: str) -> dict[str, tuple[int, int]]:
         if name not in spec:
             raise DataError(f"source '{source}': unknown '{name}'; known: {', '.join(spec)}")
         if name in given or not re.fullmatch(r"-?[0-9]{1,6}" if name != "numbers" else r"[34]|3-4", value):
-            wanted = "3, 4 or 3-4" if name == "numbers" else "one whole number"
+            wanted = "3, 4 or 3-4" if name == "numbers" else "one whole number of up to six digits"
             raise DataError(f"source '{source}': {name} must be given once, as {wanted}")
         given[name] = value
     spec |= given
