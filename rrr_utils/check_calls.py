@@ -104,7 +104,8 @@ def _spread(values: list[int]) -> str:
     """
     ordered = sorted(values)
     high = ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
-    return f"mean {statistics.fmean(values):,.1f}, median {statistics.median(values):,.4g}, 95% up to {high:,}, range {ordered[0]:,} to {ordered[-1]:,}"
+    middle = f"mean {statistics.fmean(values):,.1f}, median {statistics.median(values):,g}"
+    return f"{middle}, 95% up to {high:,}, range {ordered[0]:,} to {ordered[-1]:,}"
 
 
 def _shares(values: list[int]) -> str:

@@ -63,11 +63,11 @@ def _jsonl(path: Path) -> Iterator[Row]:
 
 def _object(line: bytes) -> tuple[dict[str, Any] | None, str | None]:
     try:
-        value = json.loads(line.decode())
+        value = json.loads(line.rstrip(b"\r\n").decode())
     except UnicodeDecodeError as error:
         return None, f"not UTF-8 (byte 0x{line[error.start]:02x} at {error.start + 1}): write the file in UTF-8"
     except json.JSONDecodeError as error:
-        return None, f"not JSON ({error.msg} at character {error.pos + 1})"
+        return None, f"not JSON ({error.msg.removesuffix(' at')} at character {error.pos + 1})"
     except (ValueError, RecursionError) as error:
         return None, f"not JSON ({type(error).__name__})"
     return (value, None) if isinstance(value, dict) else (None, "no JSON object")
@@ -139,6 +139,6 @@ def _csv(path: Path) -> Iterator[Row]:
                 else:
                     yield where, row, None
     except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: not CSV ({error})") from None
+        raise DataError(f"{path}: not CSV after line {reader.line_num} ({error})") from None
     finally:
         csv.field_size_limit(before)

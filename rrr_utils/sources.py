@@ -69,7 +69,8 @@ def read(
         if not (home / "report.json").is_file():
             _prepare(home, source, rowfiles.rows(path), needs, schema, convert)
     elif path.suffix in rowfiles.SUFFIXES or not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
-        raise DataError(f"no file {source} (looked in {Path.cwd()}); give a {', '.join(rowfiles.SUFFIXES)} file or a hub id such as owner/name")
+        kinds = ", ".join(rowfiles.SUFFIXES)
+        raise DataError(f"no file {source} (looked in {Path.cwd()}): give a {kinds} file, or a hub id such as owner/name")
     else:
         home = _from_hub(source, folder, needs, schema, convert)
     report = json.loads((home / "report.json").read_text(encoding="utf-8"))
@@ -219,9 +220,10 @@ def _from_hub(
         return here  # out of reach, but the copy of the recorded revision is whole
     if record and now["files"] != record["files"] and not accept:
         changed = sorted(name for name in {*record["files"], *now["files"]} if record["files"].get(name) != now["files"].get(name))
+        names = ", ".join(changed[:3]) + (" and more" if len(changed) > 3 else "")
         raise DataError(
-            f"{source} has changed on the hub since {record['recorded']}: {', '.join(changed[:3])}{' and more' if len(changed) > 3 else ''} "
-            f"differ between revision {record['revision'][:10]} and {now['revision'][:10]}; "
+            f"{source} has changed on the hub since {record['recorded']}: not the same in revision {record['revision'][:10]} "
+            f"and in {now['revision'][:10]}: {names}; "
             f"RRR_ACCEPT_NEW_DATA=1 (or --accept-new-data) takes the new data, HF_HUB_OFFLINE=1 stays with the copy that is here"
         )
     if record and now["files"] == record["files"]:
@@ -283,13 +285,13 @@ def _hub_state(source: str) -> dict[str, Any]:
         if info.gated:
             HfApi().auth_check(source, repo_type="dataset")
     except GatedRepoError:
-        raise DataError(f"{source} is gated, and HF_TOKEN is not set or not let in: accept its terms at {page} with the token's account") from None
+        raise DataError(f"{source} is gated and HF_TOKEN is not let in: accept its terms at {page} with that token's account") from None
     except RepositoryNotFoundError:
         raise DataError(f"no data set {source} on the hub, or HF_TOKEN is not valid: see {page}") from None
     except HfHubHTTPError as error:
         raise DataError(f"the hub refuses {source}: {' '.join(str(error).split())[:150]}") from None
     except (httpx.HTTPError, OSError) as error:
-        raise DataError(f"cannot reach the hub for {source} ({error}): connect to the network, or give a local file as the source") from None
+        raise DataError(f"cannot reach the hub for {source} ({error}): connect to a network, or give a local file as source") from None
     files = {item.rfilename: item.lfs.sha256 if item.lfs else item.blob_id for item in info.siblings}
     return {"revision": info.sha, "files": {name: key for name, key in files.items() if not name.endswith((".md", ".gitattributes"))}}
 

@@ -47,7 +47,7 @@ FORM = (
     "Make every call that the query needs and no other."
 )
 
-_COLUMNS = {name: "string" for name in ("id", "cluster", "query", "tools", "answers", "content", "misfit")}
+_COLUMNS = dict.fromkeys(("id", "cluster", "query", "tools", "answers", "content", "misfit"), "string")
 
 
 def prompt(row: dict) -> str:
@@ -96,7 +96,7 @@ def verify(completion: str, row: dict) -> Verdict:
 
 
 def load(split: str, n: int | None, seed: int, source: str | None = None, max_bad_rows: float = sources.MAX_BAD_ROWS) -> list[dict]:
-    """`n` rows of a split (all of them for None), in an order that the seed decides.
+    """`n` rows of a split (all of them for None): test and dev by their hashes, train in an order that the seed decides.
 
     Rows of equal content count once, and the content's hash alone decides the split, never the position: test is the
     12,000 smallest hashes, dev the next 1,000, train the rest. A source of fewer than 50,000 rows gives a fifth to test
@@ -105,12 +105,15 @@ def load(split: str, n: int | None, seed: int, source: str | None = None, max_ba
     """
     if split not in ("train", "dev", "test"):
         raise DataError(f"function_calling has no split '{split}': its rows are real ones, in train, dev and test")
-    rows = read(source or DEFAULT_SOURCE, max_bad_rows).rows
+    source = source or DEFAULT_SOURCE
+    rows = read(source, max_bad_rows).rows
     misfits = rows["misfit"]
     if any(misfits):
-        sources.say(f"{source or DEFAULT_SOURCE}: the gold calls of {sum(map(bool, misfits)):,} rows do not fit their own tools; training is without them")
+        count = sum(map(bool, misfits))
+        sources.say(f"{source}: the gold calls of {count:,} rows do not fit their own tools: training goes without these rows")
     chosen = split_indices(rows["content"], misfits)[split]
-    random.Random(f"{split}-{seed}").shuffle(chosen)
+    if split == "train":
+        random.Random(f"train-{seed}").shuffle(chosen)
     repeated = {name for name, count in Counter(rows["id"]).items() if count > 1}
     result = []
     for batch in rows.select(chosen[:n]).iter(batch_size=1000):
