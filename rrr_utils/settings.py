@@ -130,7 +130,8 @@ STAGE_FIELDS: dict[str, tuple[str, ...]] = {
     "failures": (*_DATA, "train_queries", "dev_items", "rounds", "failures_per_query", "failures_wanted"),
     "train": (
         *_DATA, "seed", "reflection_tokens", "dev_items", "lora_rank", "lora_alpha", "steps", "failures_per_step",
-        "reflections_per_failure", "retries_per_reflection", "retry_decoding", "retry_policy", "learning_rate", "learning_rate_schedule", "warmup",
+        "reflections_per_failure", "retries_per_reflection", "retry_decoding", "retry_policy", "learning_rate",
+        "learning_rate_schedule", "warmup",
         "beta", "loss_type", "max_grad_norm", "dev_every",
     ),
     "evaluate": (*_DATA, "seed", "reflection_tokens", "test_items", "decodings", "policies"),

@@ -272,8 +272,8 @@ def test_load_gives_cells_or_says_how_to_make_them(made, tmp_path):
         results.load("nosuch", str(runs))
     header = "task,model,policy,seed,decoding,attempt,control,n,correct,accuracy,ci_low,ci_high,clusters,identity_hash\n"
     (runs / "tiny" / "tables").mkdir(parents=True)
-    rows = "countdown,embedded,vanilla,,greedy,first,,10,3,.3,.1,.5,9,12345678\ncountdown,embedded,trained,0,greedy,second,own,10,5,.5,.3,.7,9,0e123456\n"
-    (runs / "tiny" / "tables" / "cells.csv").write_text(header + rows)
+    rows = ["vanilla,,greedy,first,,10,3,.3,.1,.5,9,12345678\n", "trained,0,greedy,second,own,10,5,.5,.3,.7,9,0e123456\n"]
+    (runs / "tiny" / "tables" / "cells.csv").write_text(header + "".join(f"countdown,embedded,{row}" for row in rows))
     frame = results.load("tiny", str(runs))
     assert frame["control"].tolist() == ["", "own"]
     assert frame["identity_hash"].tolist() == ["12345678", "0e123456"]
@@ -281,5 +281,5 @@ def test_load_gives_cells_or_says_how_to_make_them(made, tmp_path):
 
 
 def test_no_torch_is_needed():
-    code = "import sys; from rrr_utils import results, launch, settings, tasks, conversation; sys.exit('torch' in sys.modules or 'papermill' in sys.modules)"
+    code = "import sys; from rrr_utils import conversation, launch, results; sys.exit(bool({'torch', 'papermill'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

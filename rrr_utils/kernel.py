@@ -1,0 +1,198 @@
+"""Run a notebook through papermill: in this very Python, with a live log, and with an end that is always known.
+
+papermill alone calls every cell of a killed kernel "completed", takes the Python that some kernelspec names, and shows
+nothing while a cell runs. Here a failure comes back as data: which cell, which error. Not covered: what counts as success
+(`launch.py` asks `results.done`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+import nbformat
+import papermill
+import psutil
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import DeadKernelError
+
+#: tqdm.auto is imported before there is a shell: its bars are then text, which a log can show, and not widgets
+_START = "import tqdm.auto; from ipykernel import kernelapp; kernelapp.launch_new_instance()"
+GRACE = 20  # seconds that an interrupted cell has for saving
+
+
+class Failure(NamedTuple):
+    """How a notebook ended before its last cell."""
+
+    cell: int | None  # counted from 1, as a reader does, markdown cells included
+    error: str  # name of the exception; DeadKernelError for a killed kernel, KeyboardInterrupt for a stopped one
+    text: str
+    traceback: str = ""
+
+
+class Kernel(AsyncKernelManager):
+    """Starts the Python that runs this, whatever a machine's kernelspecs say, and notes its process id."""
+
+    pid: int | None = None
+    pid_file: Path | None = None
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        argv = [sys.executable, "-c", _START, "--log-level=CRITICAL", "-f", "{connection_file}"]
+        return KernelSpec(argv=argv, display_name="Python 3", language="python")
+
+    async def _async_post_start_kernel(self, **options: Any) -> None:
+        await super()._async_post_start_kernel(**options)
+        Kernel.pid = self.provisioner.pid
+        if Kernel.pid_file:
+            Kernel.pid_file.write_text(str(Kernel.pid))
+
+
+class Log:
+    """Hands a kernel's output on; for readers that are no terminal, progress bars become lines.
+
+    >>> log = Log(sys.stdout, prefix="train: ", plain=True)
+    >>> log.write("\\r 10% done"); log.write("\\r 20% done\\nsaved\\n")
+    train:  10% done
+    train:  20% done
+    train: saved
+    """
+
+    def __init__(self, stream: TextIO, prefix: str, plain: bool) -> None:
+        self.stream, self.prefix, self.plain, self.rest = stream, prefix, plain, ""
+
+    def write(self, text: str) -> None:
+        if not self.plain:
+            self.stream.write(text)
+            return
+        *lines, self.rest = re.split(r"[\r\n]+", self.rest + text)
+        for line in lines:
+            if line.strip():
+                print(self.prefix + line, file=self.stream)
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+    def close(self) -> None:
+        if self.plain:
+            self.write("\n")
+        self.flush()
+
+
+def execute(
+    notebook: Path, output: Path, parameters: dict[str, Any], cwd: Path, pid_file: Path, prefix: str = "", plain: bool = False
+) -> Failure | None:
+    """Run the notebook and write its executed copy to `output` as it goes. None if every cell ran to its end.
+
+    SIGINT and SIGTERM interrupt the running cell, which may save within GRACE seconds, and then end the kernel.
+    """
+    Kernel.pid, Kernel.pid_file = None, pid_file
+    logs = Log(sys.stdout, prefix, plain), Log(sys.stderr, prefix, plain)
+    asked = False
+
+    def stop(number: int, frame: Any) -> None:
+        nonlocal asked
+        if asked or not Kernel.pid or number == signal.SIGALRM:
+            raise KeyboardInterrupt
+        asked = True
+        print(f"{prefix}stopping: the running cell has {GRACE} seconds to save", file=sys.stderr, flush=True)
+        _signal(Kernel.pid, signal.SIGINT)
+        signal.alarm(GRACE)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what went wrong is told once, by the launcher
+    failure = None
+    try:
+        papermill.execute_notebook(
+            notebook, output, parameters=parameters, kernel_name="python3", language="python", cwd=cwd, progress_bar=False,
+            stdout_file=logs[0], stderr_file=logs[1], kernel_manager_class=Kernel, coalesce_streams=True, start_timeout=120,
+        )  # fmt: skip
+    except papermill.PapermillExecutionError as error:
+        cell = next((i for i, each in enumerate(_cells(output), 1) if _failed(each)), error.cell_index + 1)
+        traceback = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
+        failure = Failure(cell, error.ename, error.evalue, traceback)
+    except DeadKernelError as error:
+        failure = Failure(_mark_dead(output), "DeadKernelError", str(error))
+    except KeyboardInterrupt:
+        failure = Failure(_mark_dead(output), "KeyboardInterrupt", "")
+    except Exception as error:  # papermill, nbclient or the disk: whatever it is, it is told as one line
+        failure = Failure(_mark_dead(output), type(error).__name__, str(error))
+    finally:
+        signal.alarm(0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if Kernel.pid:
+            end(Kernel.pid, patience=0)
+        pid_file.unlink(missing_ok=True)
+        for log in logs:
+            log.close()
+    return failure._replace(error="KeyboardInterrupt") if failure and asked else failure
+
+
+def end(pid: int, patience: float) -> None:
+    """See a kernel's process off: wait for it, then kill it and what it started. Another program's process is left alone."""
+    limit = time.monotonic() + patience
+    while _is_kernel(pid):
+        if time.monotonic() >= limit:
+            _signal(pid, signal.SIGKILL)
+            limit += 1
+        time.sleep(0.1)
+
+
+def _is_kernel(pid: int) -> bool:
+    try:
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and "ipykernel" in " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+
+
+def _signal(pid: int, number: int) -> None:
+    try:
+        os.killpg(pid, number)  # a kernel leads a process group of its own
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def _cells(path: Path) -> list[Any]:
+    """The cells of an executed notebook as the reader of the original counts them."""
+    try:
+        cells = nbformat.read(path, as_version=4).cells
+    except (OSError, ValueError):
+        return []
+    ours = ("injected-parameters", "papermill-error-cell-tag")
+    return [cell for cell in cells if not any(tag in ours for tag in cell.metadata.get("tags", []))]
+
+
+def _failed(cell: Any) -> bool:
+    return any(output.output_type == "error" for output in cell.get("outputs", []))
+
+
+def _mark_dead(path: Path) -> int | None:
+    """papermill has marked every cell as completed; mark the one that ran as failed and the rest as pending."""
+    try:
+        notebook = nbformat.read(path, as_version=4)
+    except (OSError, ValueError):
+        return None
+    last = None
+    for cell in notebook.cells:
+        if cell.metadata.get("papermill", {}).get("start_time"):
+            last = cell
+        elif "papermill" in cell.metadata:
+            cell.metadata.papermill.status = "pending"
+    if last is None:
+        return None
+    last.metadata.papermill.update(status="failed", exception=True)
+    try:
+        nbformat.write(notebook, path)
+    except OSError:
+        pass  # a full disk: the message counts, not this copy
+    cells = _cells(path)
+    return next((i for i, cell in enumerate(cells, 1) if cell.get("id") == last.get("id")), None)

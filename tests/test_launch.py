@@ -1,0 +1,310 @@
+"""The strict launcher, on made-up notebooks that are as the real ones begin: a parameters cell, then the settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from rrr_utils import launch, results
+from rrr_utils.results import ROOT
+from rrr_utils.settings import SettingsError, load
+
+PARAMETERS = 'profile = "tiny"\ntask = None\nmodel = None\nseed = 0\nresults_dir = "results/runs"\noverrides = {}'
+SETTINGS = "from rrr_utils.settings import from_notebook\nsettings = from_notebook(globals())"
+STAGE = """
+import time, sys
+from rrr_utils import results
+folder = results.open_stage(settings, "{stage}")
+(folder / "out.txt").write_text(repr([settings.learning_rate, type(settings.learning_rate).__name__, sys.executable]))
+result = results.finish(settings, "{stage}", [folder / "out.txt"], {{}}, time.time())
+"""
+
+
+def write_notebook(path: Path, *cells: str) -> Path:
+    book = nbformat.v4.new_notebook()
+    book.cells = [nbformat.v4.new_markdown_cell("# A title"), nbformat.v4.new_code_cell(PARAMETERS), nbformat.v4.new_code_cell(SETTINGS)]
+    book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    book.cells[1].metadata["tags"] = ["parameters"]
+    book.cells += [nbformat.v4.new_code_cell(cell) for cell in cells]
+    nbformat.write(book, path)
+    return path
+
+
+@pytest.fixture
+def given(tmp_path):
+    """Options that make a run with a made-up model in a folder of its own, and its settings."""
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes(b"weights")
+    options = ["-p", f"model={model}", "-p", f"results_dir={tmp_path / 'runs'}"]
+    return options, lambda **more: load("tiny", {"model": str(model), "results_dir": str(tmp_path / "runs"), **more})
+
+
+def start(*arguments, **environment) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "rrr_utils.launch", *map(str, arguments)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+def run(*arguments, **environment) -> tuple[int, str, str]:
+    process = start(*arguments, **environment)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+# ---------------------------------------------------------------- refused before anything runs
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["-p", "lerning_rate=1e-5"], ["'lerning_rate'", "'learning_rate'"]),
+        (["-p", "sead=1"], ["'sead'", "'seed'"]),
+        (["-p", "learning_rate=fast"], ["learning_rate", "fast"]),
+        (["-p", "seed=1.5"], ["seed", "1.5"]),
+        (["-p", "seed=true"], ["seed", "True"]),
+        (["-p", "load_in_4bit=maybe"], ["load_in_4bit", "maybe"]),
+        (["-p", "overrides={\"stepps\": 3}"], ["stepps", "steps"]),
+        (["-p", "policies=trained,reflecter"], ["policies", "reflector"]),
+        (["-p", "task=countdwn"], ["countdwn", "countdown"]),
+        (["-p", "seed"], ["NAME=VALUE"]),
+        (["--profile", "tinny"], ["tinny", "tiny"]),
+        (["--profle", "tiny"], ["--profle", "usage"]),
+    ],
+)  # fmt: skip
+def test_wrong_names_and_types_are_refused(tmp_path, given, capsys, options, words):
+    book = write_notebook(tmp_path / "02_train_reflection.ipynb", STAGE.format(stage="train"))
+    assert launch.main([str(book), *given[0], *options]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert all(word in err for word in words), err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_notebook_must_be_a_stage_s_with_a_parameters_cell(tmp_path, capsys):
+    for name in ("trian", str(tmp_path / "05_other.ipynb"), str(tmp_path / "02_train_reflection.ipynb")):
+        assert launch.main([name]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    nbformat.write(nbformat.v4.new_notebook(), tmp_path / "02_train_reflection.ipynb")
+    assert launch.main([str(tmp_path / "02_train_reflection.ipynb")]) == 2
+    assert "no cell tagged 'parameters'" in capsys.readouterr().err
+
+
+def test_a_missing_upstream_is_refused_with_its_command_outside_the_tiny_profile(tmp_path, given, capsys):
+    (tmp_path / "mine.yaml").write_text("preset: cpu\n")
+    book = write_notebook(tmp_path / "02_train_reflection.ipynb", STAGE.format(stage="train"))
+    assert launch.main([str(book), "--profile", "single_gpu", *given[0]]) == 2
+    err = capsys.readouterr().err
+    assert "make it with   python -m rrr_utils.launch failures --profile single_gpu -p model=" in err
+    with pytest.raises(SettingsError, match="rrr_utils.launch failures --profile single_gpu"):
+        launch.ensure(load("single_gpu", {"results_dir": str(tmp_path / "runs")}), "train")
+
+
+def test_parameters_arrive_with_their_types(tmp_path, given):
+    book = write_notebook(tmp_path / "02_train_reflection.ipynb")
+    options = ["seed=3", "learning_rate=1e-5", "rounds=1,3", "load_in_4bit=True", "steps=1e2", "preset=cpu"]
+    parameters, settings = launch.check(book, "tiny", options)
+    assert parameters["seed"] == 3
+    assert parameters["overrides"] == {"learning_rate": 1e-5, "rounds": [1, 3], "load_in_4bit": True, "steps": 100, "preset": "cpu"}
+    assert (settings.seed, settings.learning_rate, settings.rounds, settings.steps) == (3, 1e-5, (1, 3), 100)
+    assert launch.check(book, "tiny", ["seed=none"])[1].seed is None
+
+
+def test_command_makes_the_same_settings_again(tmp_path):
+    settings = load("tiny", {"seed": None, "learning_rate": 1e-5, "rounds": [1, 2], "policies": ["trained"], "source": "a b'c"})
+    import shlex
+
+    words = shlex.split(launch.command(settings, "evaluate"))
+    assert words[:6] == ["python", "-m", "rrr_utils.launch", "evaluate", "--profile", "tiny"]
+    book = write_notebook(tmp_path / "03_evaluate.ipynb")
+    assert launch.check(book, "tiny", words[7::2])[1] == settings
+
+
+# ---------------------------------------------------------------- with a kernel: few, they cost seconds
+
+
+def test_a_stage_runs_once_in_this_python_and_is_then_done(tmp_path, given):
+    options, settings = given
+    book = write_notebook(
+        tmp_path / "01_collect_failures.ipynb",
+        "import time\nfrom tqdm.auto import tqdm\nfor _ in tqdm(range(3), desc='collecting', mininterval=0): time.sleep(0.02)",
+        STAGE.format(stage="failures"),
+    )
+    status, out, err = run(book, *options, "-p", "learning_rate=1e-5")
+    folder = results.stage_dir(settings(), "failures")
+    found = results.done(settings(), "failures")
+    assert (status, out.splitlines()[-1]) == (0, f"done: failures {folder} {found['identity_hash']}"), err
+    assert any(line.startswith("failures: collecting: 100%") for line in err.splitlines()), err
+    assert "\r" not in out + err
+    assert eval((folder / "out.txt").read_text()) == [1e-5, "float", sys.executable]
+    assert found["provenance"]["command"].startswith("python -m rrr_utils.launch failures --profile tiny -p ")
+    executed = nbformat.read(folder / "run.ipynb", as_version=4)
+    assert "\r" not in json.dumps(executed)
+    assert not list(folder.glob(".run*")) + list(folder.glob("failed*")) + list(folder.glob(".kernel*"))
+
+    begun = time.monotonic()
+    code = (
+        "import sys; from rrr_utils import launch; status = launch.main(sys.argv[1:]);"
+        "sys.exit(status or bool({'torch', 'papermill', 'zmq'} & sys.modules.keys()))"
+    )
+    again = subprocess.run([sys.executable, "-c", code, str(book), *options], cwd=ROOT, capture_output=True, text=True)
+    assert (again.returncode, again.stdout) == (0, out.splitlines()[-1] + "\n"), again.stderr
+    assert time.monotonic() - begun < 5
+
+
+def test_a_failing_cell_ends_in_one_line_with_the_traceback_before_it_if_asked_for(tmp_path, given):
+    options, settings = given
+    book = write_notebook(tmp_path / "01_collect_failures.ipynb", "1 + 1", "raise RuntimeError('two\\nlines')")
+    status, out, err = run(book, *options, RRR_TRACEBACK="1")
+    *traceback, last = err.splitlines()
+    assert status == 1
+    assert last.startswith("failures: RuntimeError: two lines (in cell 5 of 01_collect_failures.ipynb; see ")
+    assert "Traceback" in traceback[1]
+    folder = results.stage_dir(settings(), "failures")
+    assert not (folder / "run.ipynb").exists()
+    assert (folder / "failed.ipynb").exists()
+
+
+def test_our_own_errors_say_the_remedy_and_nothing_else(tmp_path, given):
+    book = write_notebook(
+        tmp_path / "01_collect_failures.ipynb", "from rrr_utils.results import ResultsError\nraise ResultsError('no space: free some')"
+    )
+    status, out, err = run(book, *given[0])
+    assert (status, err) == (1, "failures: no space: free some (in cell 4 of 01_collect_failures.ipynb)\n")
+
+
+def test_a_killed_kernel_is_no_success(tmp_path, given):
+    options, settings = given
+    book = write_notebook(
+        tmp_path / "01_collect_failures.ipynb", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", STAGE.format(stage="failures")
+    )
+    status, out, err = run(book, *options)
+    folder = results.stage_dir(settings(), "failures")
+    assert status == 1
+    assert err.count("\n") == 1
+    assert "the kernel was killed in cell 4 of 01_collect_failures.ipynb" in err
+    assert "the same command goes on from the last checkpoint" in err
+    assert results.done(settings(), "failures") is None
+    assert not (folder / "result.json").exists()
+    statuses = [cell.metadata.papermill.status for cell in nbformat.read(folder / "failed.ipynb", as_version=4).cells]
+    assert statuses[-2:] == ["failed", "pending"]
+
+
+def test_success_is_the_result_and_not_the_last_cell(tmp_path, given):
+    book = write_notebook(tmp_path / "01_collect_failures.ipynb", STAGE.format(stage="failures"), "1 / 0")
+    status, out, err = run(book, *given[0])
+    assert status == 0
+    assert "the result is whole, but cell 5 of 01_collect_failures.ipynb failed later: ZeroDivisionError" in err
+    assert "left no result.json" in launch._explain(None, "failures: ", book, tmp_path)
+
+
+WAIT = """
+import os, time
+from pathlib import Path
+Path({mark!r}).write_text(str(os.getpid()))
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    Path({mark!r} + ".saved").write_text("saved")
+    raise
+"""
+
+
+def wait_for(path: Path) -> str:
+    limit = time.monotonic() + 60
+    while not path.exists() or not path.read_text():
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+    return path.read_text()
+
+
+def alive(pid: int) -> bool:
+    from rrr_utils import kernel
+
+    return kernel._is_kernel(pid)
+
+
+def test_stopping_the_launcher_lets_the_cell_save_and_ends_the_kernel(tmp_path, given):
+    mark = tmp_path / "mark"
+    book = write_notebook(tmp_path / "01_collect_failures.ipynb", WAIT.format(mark=str(mark)))
+    process = start(book, *given[0])
+    pid = int(wait_for(mark))
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "failures: stopped in cell 4 of 01_collect_failures.ipynb. What was computed stays" in err.splitlines()[-1]
+    assert Path(f"{mark}.saved").exists()
+    assert not alive(pid)
+
+
+def test_a_second_launcher_waits_and_then_finds_the_stage_done(tmp_path, given):
+    options, settings = given
+    mark = tmp_path / "mark"
+    book = write_notebook(
+        tmp_path / "01_collect_failures.ipynb",
+        f"from pathlib import Path\nimport time\nPath({str(mark)!r}).write_text('x')\ntime.sleep(3)",
+        STAGE.format(stage="failures"),
+    )
+    first = start(book, *options)
+    wait_for(mark)
+    status, out, err = run(book, *options)
+    assert first.wait(timeout=60) == 0
+    first.communicate()
+    assert (status, "another process runs this stage" in err) == (0, True)
+    assert out.splitlines() == [
+        f"done: failures {results.stage_dir(settings(), 'failures')} {results.done(settings(), 'failures')['identity_hash']}"
+    ]
+
+
+@pytest.mark.slow
+def test_the_kernel_of_a_killed_launcher_ends_before_the_next_one_starts(tmp_path, given):
+    mark = tmp_path / "mark"
+    book = write_notebook(tmp_path / "01_collect_failures.ipynb", WAIT.format(mark=str(mark)))
+    process = start(book, *given[0])
+    pid = int(wait_for(mark))
+    process.kill()
+    process.communicate()
+    write_notebook(book, f"assert not __import__('psutil').pid_exists({pid})", STAGE.format(stage="failures"))
+    assert run(book, *given[0])[0] == 0
+
+
+def test_plain_papermill_refuses_a_misspelt_parameter_too(tmp_path):
+    import papermill
+
+    book = write_notebook(tmp_path / "02_train_reflection.ipynb", STAGE.format(stage="train"))
+    with pytest.raises(papermill.PapermillExecutionError, match="unknown parameter 'sede'.*'seed'"):
+        papermill.execute_notebook(book, tmp_path / "out.ipynb", {"sede": 1}, progress_bar=False, kernel_name="python3")
+
+
+# ---------------------------------------------------------------- GPUs
+
+
+def test_each_launcher_takes_a_gpu_of_its_own(monkeypatch, tmp_path):
+    monkeypatch.setattr(launch.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    first = launch._take_gpu("")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "4"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    second = launch._take_gpu("")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "7"
+    first.release()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    third = launch._take_gpu("")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "4"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    assert launch._take_gpu("") is None
+    second.release(), third.release()
