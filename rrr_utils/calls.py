@@ -114,14 +114,15 @@ def canonical(value: Any) -> str:
     return _encode(_exact(value))
 
 
+_INEXACT = (float, dict, list)  # what may hold a number in a second notation
+
+
 def _exact(value: Any) -> Any:
-    if isinstance(value, float):
-        return int(value) if value.is_integer() else value
     if isinstance(value, dict):
-        return {key: _exact(item) for key, item in value.items()}
+        return {key: _exact(item) if isinstance(item, _INEXACT) else item for key, item in value.items()}
     if isinstance(value, list):
-        return [_exact(item) for item in value]
-    return value
+        return [_exact(item) if isinstance(item, _INEXACT) else item for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 # --- what a model wrote ----------------------------------------------------------------------------------------------
@@ -276,9 +277,11 @@ def filled(calls: list[dict], tools: list[dict]) -> list[dict]:
     >>> filled([{"name": "now", "arguments": {}}], [{"name": "now", "parameters": {"zone": {"default": "UTC"}}}])
     [{'name': 'now', 'arguments': {'zone': 'UTC'}}]
     """
+    called = {call["name"] for call in calls}
     defaults = {
         tool["name"]: {name: item["default"] for name, item in parameters_of(tool).items() if isinstance(item, dict) and "default" in item}
         for tool in tools
+        if tool["name"] in called
     }
     return [{"name": call["name"], "arguments": {**defaults.get(call["name"], {}), **call["arguments"]}} for call in calls]
 

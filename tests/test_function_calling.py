@@ -310,8 +310,9 @@ def test_any_change_of_one_value_is_wrong(gold, data):
 
 
 PIECES = [
-    *'{}[]",:\\', "'", "\n", "\x00", "\ud800", "\udfff", "é", "١", "\u2028", "NaN", "-Infinity", "1e999", "9" * 500, "-", "0", "true", "null",
-    "<tool_call>", "</tool_call>", "```json", "```", '"name":', '"arguments":', "\\ud800", "\\u0000", "[" * 70, '{"a":' * 70, GOLD, json.dumps(PLAY),
+    *'{}[]",:\\', "'", "\n", "\x00", "\ud800", "\udfff", "é", "١", "\u2028", "NaN", "-Infinity", "1e999", "9" * 500, "-", "0", "true",
+    "null", "<tool_call>", "</tool_call>", "```json", "```", '"name":', '"arguments":', "\\ud800", "\\u0000", "[" * 70, '{"a":' * 70,
+    GOLD, json.dumps(PLAY),
 ]  # fmt: skip
 
 

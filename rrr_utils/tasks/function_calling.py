@@ -88,8 +88,12 @@ def verify(completion: str, row: dict) -> Verdict:
         error = calls.mistake(found, gold, tools)
     if error is None:
         return Verdict(True, None, True)
-    lenient = found is not None and calls.mistake(calls.filled(found, tools), calls.filled(gold, tools), tools) is None
-    return Verdict(False, error, lenient)
+    if found is None:
+        return Verdict(False, error, False)
+    full, full_gold = calls.filled(found, tools), calls.filled(gold, tools)
+    if error != "bad_json" and full == found and full_gold == gold:  # nothing was left out: lenient is as strict
+        return Verdict(False, error, False)
+    return Verdict(False, error, calls.mistake(full, full_gold, tools) is None)
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
