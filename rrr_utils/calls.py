@@ -292,17 +292,24 @@ def misfit(calls: list[dict], tools: list[dict]) -> str | None:
     >>> misfit([{"name": "now", "arguments": {"place": "Oslo"}}], [{"name": "now", "parameters": {"zone": {"type": "str"}}}])
     "'now' has no parameter 'place'"
     """
-    known = {tool["name"]: tool for tool in tools}
     for call in calls:
-        if call["name"] not in known:
+        named = [tool for tool in tools if tool["name"] == call["name"]]  # a row may offer two tools of one name
+        if not named:
             return f"'{call['name']}' is not among the tools"
-        parameters = parameters_of(known[call["name"]])
-        for name in call["arguments"]:
-            if name not in parameters:
-                return f"'{call['name']}' has no parameter '{name}'"
-        for name in _required(known[call["name"]]):
-            if name not in call["arguments"]:
-                return f"'{call['name']}' lacks its argument '{name}'"
+        reasons = [_misfit(call, tool) for tool in named]
+        if None not in reasons:
+            return reasons[0]
+    return None
+
+
+def _misfit(call: dict, tool: dict) -> str | None:
+    parameters = parameters_of(tool)
+    for name in call["arguments"]:
+        if name not in parameters:
+            return f"'{call['name']}' has no parameter '{name}'"
+    for name in _required(tool):
+        if name not in call["arguments"]:
+            return f"'{call['name']}' lacks its argument '{name}'"
     return None
 
 

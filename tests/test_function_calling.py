@@ -156,6 +156,17 @@ def test_large_numbers_are_compared_exactly():
     assert verify(one(days=float(2**53)), row).error == "wrong_argument_values"
 
 
+def test_two_tools_of_one_name():
+    other = {"name": "weather", "parameters": {"place": {"type": "str"}}}
+    assert calls.misfit([OSLO], [*TOOLS, other]) is None is calls.misfit([OSLO], [other, *TOOLS])
+    assert calls.misfit([OSLO], [other]) == "'weather' has no parameter 'city'"
+    assert calls.misfit([OSLO], []) == "'weather' is not among the tools"
+    assert calls.misfit([{"name": "weather", "arguments": {}}], TOOLS) == "'weather' lacks its argument 'city'"
+    schema = {"name": "weather", "parameters": {"type": "object", "properties": {"city": {}, "days": {}}, "required": ["city"]}}
+    assert calls.misfit([OSLO], [schema]) is None
+    assert calls.misfit([{"name": "weather", "arguments": {"days": 1}}], [schema]) == "'weather' lacks its argument 'city'"
+
+
 def test_the_same_call_twice_is_a_multiset():
     row = {**ROW, "answers": [OSLO, OSLO, PLAY]}
     assert verify(json.dumps([OSLO, PLAY, OSLO]), row) == RIGHT
@@ -466,6 +477,21 @@ def test_report(tmp_path, capsys):
     assert check_calls.main(["--check", source, "--tokenizer", str(tmp_path / "none")]) == 1
     assert check_calls.main(["--check", str(tmp_path / "none.jsonl")]) == 1
     assert all("Traceback" not in line for line in capsys.readouterr().err.splitlines())
+
+
+@pytest.mark.parametrize("template", [None, "{% for m in messages %}<user> {{ m['content'] }} {% endfor %}<assistant>"])
+def test_report_with_a_tokenizer(tmp_path, template):
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    trained = ByteLevelBPETokenizer()
+    trained.train_from_iterator([prompt(ROW)], vocab_size=260, show_progress=False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=trained._tokenizer, chat_template=template)
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    source = write(tmp_path / "rows.jsonl", [raw(k) for k in range(10)])
+    lines, well = check_calls.report(source, str(tmp_path / "tokenizer"))
+    [tokens] = [line for line in lines if line.startswith("prompt, tokens")]
+    assert well and "median" in tokens and str(tmp_path / "tokenizer") in tokens
 
 
 @needs_bfcl

@@ -349,6 +349,40 @@ def test_the_hub_s_own_errors_are_one_line(monkeypatch, error, reason):
     assert reason in one_line(OPEN)
 
 
+def test_what_the_hub_says_of_a_set(monkeypatch):
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.hf_api import DatasetInfo
+
+    lfs = {"sha256": "9" * 64, "size": 3, "pointerSize": 100}
+    siblings = [
+        {"rfilename": "x.parquet", "blobId": "1", "lfs": lfs},
+        {"rfilename": "y.json", "blobId": "2"},
+        {"rfilename": "README.md", "blobId": "3"},
+    ]
+    info = DatasetInfo(id=OPEN, sha="c" * 40, siblings=siblings, gated="auto", private=False, downloads=1, likes=1, tags=[])
+    checked = []
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(HfApi, "dataset_info", lambda *_, **__: info)
+    monkeypatch.setattr(HfApi, "auth_check", lambda _, name, **options: checked.append((name, options)))
+    sources._hub_state.cache_clear()
+    assert sources._hub_state(OPEN) == {"revision": "c" * 40, "files": {"x.parquet": "9" * 64, "y.json": "2"}}
+    assert checked == [(OPEN, {"repo_type": "dataset"})]
+    sources._hub_state.cache_clear()
+
+
+def test_rows_of_the_hub_come_through_datasets(monkeypatch):
+    import datasets
+
+    with pytest.raises(DataError, match="someone/open-set@aaaaaaaaaa cannot be loaded"):
+        next(sources._hub_rows(OPEN, "a" * 40))
+    asked = []
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda *where, **options: asked.append((where, options)) or datasets.Dataset.from_list(raw(2))
+    )
+    assert list(sources._hub_rows(OPEN, "a" * 40)) == [("row 1", raw(2)[0], None), ("row 2", raw(2)[1], None)]
+    assert asked == [((OPEN,), {"split": "train", "revision": "a" * 40})]
+
+
 def test_sources_yaml_tells_of_both_sets():
     known = sources.known()
     assert known[HUB]["license"] == "CC-BY-4.0" and known[HUB]["rows"] == 60_000 and known[HUB]["gated"]
