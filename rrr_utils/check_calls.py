@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from rrr_utils import calls, conversation, sources
+from rrr_utils import calls, conversation, sources, strictjson
 from rrr_utils.tasks import DataError, function_calling
 
 
@@ -49,7 +49,7 @@ def report(source: str, tokenizer: str | None = None, max_bad_rows: float = sour
         counts["tools"].append(len(row["tools"]))
         counts["calls"].append(len(row["answers"]))
         for tool in row["tools"]:
-            if (definition := calls.canonical(tool)) not in definitions:
+            if (definition := strictjson.canonical(tool)) not in definitions:
                 definitions.add(definition)
                 names.add(tool["name"])
                 counts["parameters"].append(len(calls.parameters_of(tool)))

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rrr_utils import calls, check_calls, conversation
+from rrr_utils import calls, check_calls, conversation, strictjson
 from rrr_utils.tasks import DataError, Verdict, check, function_calling
 from rrr_utils.tasks.function_calling import ERRORS, load, prompt, split_indices, verify
 
@@ -315,7 +315,7 @@ def test_any_change_of_one_value_is_wrong(gold, data):
     paths = [(i, "arguments", *path) for i, item in enumerate(gold) for path in places(item["arguments"])] + [(0, "name")]
     path = data.draw(st.sampled_from(paths))
     where = functools.reduce(lambda inner, key: inner[key], path[:-1], changed)
-    where[path[-1]] = data.draw(value.filter(lambda new: calls.canonical(new) != calls.canonical(where[path[-1]])))
+    where[path[-1]] = data.draw(value.filter(lambda new: strictjson.canonical(new) != strictjson.canonical(where[path[-1]])))
     verdict = verify(json.dumps(changed), {**ROW, "answers": gold})
     assert not verdict.correct and not verdict.lenient and verdict.error in ERRORS
 

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from rrr_utils import calls, sources
+from rrr_utils import calls, sources, strictjson
 from rrr_utils.tasks import DataError, Verdict
 
 VERSION = 1
@@ -171,7 +171,7 @@ def convert(raw: dict[str, Any]) -> dict[str, str]:
         gold = calls.as_calls(answers)
     except ValueError as error:
         raise ValueError(f"answers: {error}") from None
-    parts = [query, sorted(map(calls.canonical, tools)), sorted(map(calls.canonical, gold))]
+    parts = [query, sorted(map(strictjson.canonical, tools)), sorted(map(strictjson.canonical, gold))]
     content = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     return {
         "id": str(raw["id"]) if raw.get("id") is not None else content[:16],
@@ -188,7 +188,7 @@ def _parsed(raw: dict[str, Any], column: str) -> Any:
     """A column's value: JSON text, as APIGen has it, or what it stands for."""
     value = raw[column]
     try:
-        return calls.parse(value if isinstance(value, str) else json.dumps(value))
+        return strictjson.parse(value if isinstance(value, str) else json.dumps(value))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{column} is no JSON: {error}") from None
 
