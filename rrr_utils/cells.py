@@ -127,7 +127,8 @@ def over_seeds(frame: pd.DataFrame, task: str, model: str, seed: int = 0) -> pd.
     """
     rows = []
     groups = _groups(frame)
-    for (policy, decoding), attempt in product(dict.fromkeys((p, d) for p, _, d in groups), [("first", ""), *(("second", c) for c in CONTROLS)]):
+    tries = [("first", ""), *(("second", c) for c in CONTROLS)]
+    for (policy, decoding), attempt in product(dict.fromkeys((p, d) for p, _, d in groups), tries):
         same = [g for (p, _, d), g in groups.items() if (p, d) == (policy, decoding) and attempt in _tries(g)]
         if not same:
             continue
@@ -150,7 +151,9 @@ def _same_items(groups: list[pd.DataFrame]) -> None:
     for group in groups[1:]:
         if set(group.index) != first:
             odd = sorted(first ^ set(group.index))
-            raise results.ResultsError(f"evaluations of different items cannot be compared: '{odd[0]}' ({len(odd)} in all) is in one of them only")
+            raise results.ResultsError(
+                f"evaluations of different items cannot be compared: '{odd[0]}' ({len(odd)} in all) is in one of them only"
+            )
 
 
 def _name(policy: str, seed: int | None, *rest: str) -> str:
@@ -227,19 +230,20 @@ def best(verdicts: list[dict], which: str = "strict") -> dict | None:
     return next((v for v in verdicts if is_right(v, which)), verdicts[0] if verdicts else None)
 
 
-def rescore(folder: Path | str, verdict: str | None = None) -> pd.DataFrame:
+def rescore(folder: Path | str, verdict: str | None = None, task: str | None = None) -> pd.DataFrame:
     """Verdicts and cells again from an evaluation's kept generations: prints what changed, writes `cells.rescored.csv`.
 
-    `verdict` strict or lenient says which counts; none takes the evaluation's own setting. What the evaluation wrote
-    stays as it is. A first try that is no longer right where no second try was generated counts as failed in both.
+    `verdict` strict or lenient says which counts; none takes the evaluation's own setting. `task` is needed for a task
+    in a file of one's own, whose place no result records. What the evaluation wrote stays as it is. A first try that is
+    no longer right where no second try was generated counts as failed in both.
     """
     folder = Path(folder)
     identity = (results.read_json(folder / "result.json") or {}).get("identity") or results.read_json(folder / "identity.json")
     if not identity:
         raise results.ResultsError(f"{folder} holds neither result.json nor identity.json: it is no folder of an evaluation (notebook 03)")
     which, old = verdict or identity.get("verdict", "strict"), read_samples(folder)
-    task = tasks.get(identity["task"])
-    new = [verify_again(s, task, which) for s in old]
+    module = tasks.get(task or identity["task"])
+    new = [verify_again(s, module, which) for s in old]
     changed = sum(a["verdict"] != b["verdict"] for a, b in zip(old, new, strict=True))
     retries = sum(a["second"][c]["verdict"] != b["second"][c]["verdict"] for a, b in zip(old, new, strict=True) for c in a["second"])
     for s in new:

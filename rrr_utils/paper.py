@@ -17,6 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from rrr_utils.settings import DATA, nearest
+from rrr_utils.tasks import DataError
 
 PATH = DATA / "paper.csv"
 COLUMNS = ["table", "task", "model", "cell", "relation", "value", "certainty", "source"]
@@ -42,10 +43,6 @@ UNTRAINED = {
 NOT_RUN, NOT_AVAILABLE = "not run", "not available"
 
 
-class PaperError(ValueError):
-    """A line of paper.csv that cannot be used: one line that says which, why and what is wanted."""
-
-
 def load(path: Path = PATH) -> pd.DataFrame:
     """The paper's cells, one a row, checked.
 
@@ -57,9 +54,9 @@ def load(path: Path = PATH) -> pd.DataFrame:
         with open(path, encoding="utf-8-sig", newline="") as file:
             lines = list(csv.reader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise PaperError(f"{path} cannot be read as CSV: {error}") from None
+        raise DataError(f"{path} cannot be read as CSV: {error}") from None
     if not lines or lines[0] != COLUMNS:
-        raise PaperError(f"{path}, line 1: the columns must be {','.join(COLUMNS)}")
+        raise DataError(f"{path}, line 1: the columns must be {','.join(COLUMNS)}")
     rows, seen = [], {}
     for number, fields in enumerate(lines[1:], start=2):
         if not any(field.strip() for field in fields):
@@ -67,7 +64,7 @@ def load(path: Path = PATH) -> pd.DataFrame:
         row = _checked(fields, f"{path}, line {number}")
         key = tuple(row[name] for name in ("table", "task", "model", "cell"))
         if key in seen:
-            raise PaperError(f"{path}, line {number}: {row['model']} {row['cell']} is already on line {seen[key]}; keep one of them")
+            raise DataError(f"{path}, line {number}: {row['model']} {row['cell']} is already on line {seen[key]}; keep one of them")
         seen[key] = number
         rows.append(row)
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -75,24 +72,24 @@ def load(path: Path = PATH) -> pd.DataFrame:
 
 def _checked(fields: list[str], where: str) -> dict:
     if len(fields) != len(COLUMNS):
-        raise PaperError(f"{where}: {len(fields)} fields instead of {len(COLUMNS)} ({', '.join(COLUMNS)}); put a field with a comma in quotes")
+        raise DataError(f"{where}: {len(fields)} fields, not {len(COLUMNS)} ({', '.join(COLUMNS)}); put a field with a comma in quotes")
     row = dict(zip(COLUMNS, (field.strip() for field in fields), strict=True))
     for name, known in (("task", TRAINED), ("cell", CELLS)):
         if row[name] not in known:
-            raise PaperError(f"{where}: unknown {name} '{row[name]}'{nearest(row[name], list(known))}")
+            raise DataError(f"{where}: unknown {name} '{row[name]}'{nearest(row[name], list(known))}")
     if row["relation"] not in ("=", ">", "<"):
-        raise PaperError(f"{where}: relation '{row['relation']}' must be =, > or <")
+        raise DataError(f"{where}: relation '{row['relation']}' must be =, > or <")
     if row["certainty"] not in ("V", "S"):
-        raise PaperError(f"{where}: certainty '{row['certainty']}' must be V (seen in the paper or heard from its author) or S (quoted by others)")
+        raise DataError(f"{where}: certainty '{row['certainty']}' must be V (from the paper or its author) or S (quoted by others)")
     for name in ("table", "model", "source"):
         if not row[name]:
-            raise PaperError(f"{where}: {name} is empty")
+            raise DataError(f"{where}: {name} is empty")
     try:
         value = float(row["value"])
     except ValueError:
-        raise PaperError(f"{where}: value '{row['value']}' is no number; write per cent, such as 45.0") from None
+        raise DataError(f"{where}: value '{row['value']}' is no number; write per cent, such as 45.0") from None
     if not 0 <= value <= 100:
-        raise PaperError(f"{where}: value {row['value']} must be per cent, from 0 to 100")
+        raise DataError(f"{where}: value {row['value']} must be per cent, from 0 to 100")
     return row | {"value": value}
 
 
@@ -150,7 +147,10 @@ def verdict(theirs, got) -> str:
 
 
 def table(compared: pd.DataFrame) -> pd.DataFrame:
-    """The comparison as it is printed: a model a row, a cell a column, the paper's value first and ours after the bar."""
+    """The comparison as it is printed: a model a row, a cell a column, the paper's value first and ours after the bar.
+
+    A model that is not in the paper has a dash for the paper's value.
+    """
     text = compared.apply(_entry, axis=1)
     wide = compared.assign(text=text).pivot(index=["task", "model"], columns="cell", values="text")
     order = pd.MultiIndex.from_frame(compared[["task", "model"]].drop_duplicates())
@@ -159,7 +159,7 @@ def table(compared: pd.DataFrame) -> pd.DataFrame:
 
 
 def _entry(row: pd.Series) -> str:
-    theirs = NOT_AVAILABLE
+    theirs = NOT_AVAILABLE if row["model"] in [*TRAINED.get(row["task"], []), *UNTRAINED.get(row["task"], [])] else "-"
     if row["relation"]:
         theirs = f"{'' if row['relation'] == '=' else row['relation']}{row['paper']:.1f} ({row['certainty']})"
     if pd.isna(row["ours"]):
@@ -176,7 +176,8 @@ def markdown(frame: pd.DataFrame) -> str:
     | ----- | ----- |
     | a/b   | 1     |
     """
-    lines = [[str(c) for c in frame.columns], *([("" if pd.isna(v) else str(v)).replace("|", "/") for v in row] for row in frame.itertuples(index=False))]
+    lines = [list(frame.columns), *frame.itertuples(index=False)]
+    lines = [[("" if pd.isna(value) else str(value)).replace("|", "/") for value in line] for line in lines]
     widths = [max(len(line[k]) for line in lines) for k in range(len(frame.columns))]
     lines.insert(1, ["-" * width for width in widths])
     return "\n".join("| " + " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) + " |" for line in lines)

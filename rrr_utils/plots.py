@@ -6,8 +6,9 @@ and leave no state behind. Covered: cells with intervals, training, lengths, res
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -18,10 +19,17 @@ from matplotlib.figure import Figure
 from rrr_utils import results, stats
 from rrr_utils.reflections import KINDS
 
+if TYPE_CHECKING:
+    from rrr_utils.tables import Run
+
 GREY, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PINK = (
     "#9a9a9a", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
 )  # fmt: skip
-POLICIES = {"vanilla": ("untrained", GREY), "trained": ("trained (adapter everywhere)", BLUE), "reflector": ("reflector (adapter for reflections)", RED)}
+POLICIES = {
+    "vanilla": ("untrained", GREY),
+    "trained": ("trained (adapter everywhere)", BLUE),
+    "reflector": ("reflector (adapter for reflections)", RED),
+}
 TRIES = {
     ("first", ""): ("first try", GREY),
     ("second", "blind"): ("second try, blind", SKY),
@@ -43,8 +51,9 @@ def save(figure: Figure, rows: pd.DataFrame, path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         rows.to_csv(path.with_suffix(".csv"), index=False)
         FigureCanvasAgg(figure)
-        figure.savefig(path.with_suffix(".png"), dpi=150, metadata={"Software": None})
-        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
+        with rc_context(STYLE):  # its salt makes the names in an SVG the same each time
+            figure.savefig(path.with_suffix(".png"), dpi=150, metadata={"Software": None})
+            figure.savefig(path.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
     except OSError as error:
         raise results.no_space(path, error) from None
     return path.with_suffix(".png")
@@ -72,9 +81,10 @@ def cells(averaged: pd.DataFrame, single: pd.DataFrame, path: Path, decoding: st
                     axes.bar(at, mean, width * 0.94, color=colour, label=label if x == 0 else None)
                     axes.errorbar(at, mean, [[max(0, mean - low)], [max(0, high - mean)]], color="black", capsize=2.5, lw=1)
                     axes.text(at, high + top * 0.012, f"{mean:.1f}", ha="center", va="bottom", fontsize=8.5)
-                own_dots = dots[(dots["policy"] == policy) & (dots["attempt"] == attempt) & (dots["control"] == control)]["accuracy"]
-                if len(own_dots) > 1:
-                    axes.plot(at + width * np.linspace(-0.22, 0.22, len(own_dots)), 100 * own_dots, "o", ms=3.2, mfc="white", mec="black", mew=0.7)
+                seeds = dots[(dots["policy"] == policy) & (dots["attempt"] == attempt) & (dots["control"] == control)]["accuracy"]
+                if len(seeds) > 1:
+                    beside = at + width * np.linspace(-0.22, 0.22, len(seeds))
+                    axes.plot(beside, 100 * seeds, "o", ms=3.2, mfc="white", mec="black", mew=0.7)
         axes.set_xticks(range(len(policies)), [POLICIES[p][0].replace(" (", "\n(") for p in policies])
         axes.set_ylim(0, min(104, top * 1.12) if top else 1)
         axes.set_ylabel("% of test problems right")
@@ -99,7 +109,8 @@ def training(logs: dict[int, list[dict]], kinds: dict[int, pd.DataFrame], path: 
         left, right = figure.subplots(1, 2, width_ratios=[1, 1.15])
         for (seed, lines), colour in zip(reward.groupby("seed"), [BLUE, RED, GREEN, ORANGE, PINK, SKY, "black"] * 9, strict=False):
             left.plot(lines["step"], lines["reward"], color=colour, lw=0.7, alpha=0.35)
-            left.plot(lines["step"], lines["reward"].rolling(7, center=True, min_periods=2).mean(), color=colour, lw=2, label=f"seed {seed}")
+            smooth = lines["reward"].rolling(7, center=True, min_periods=2).mean()
+            left.plot(lines["step"], smooth, color=colour, lw=2, label=f"seed {seed}")
         left.set(xlabel="optimiser step", ylabel="reward: share of retries right", ylim=(0, None), xlim=(1, max(2, reward["step"].max())))
         left.set_title(f"Reward {_ends(reward, 'reward', percent=False)}")
         left.legend(loc="upper left")
@@ -141,10 +152,11 @@ def lengths(content: pd.DataFrame, path: Path, decoding: str = "greedy") -> Path
             label, colour = POLICIES[policy]
             axes.bar(edges[:-1], share, step * 0.92, align="edge", color=colour)
             axes.axvline(middle[policy], color="black", lw=1.2, ls="--")
-            axes.text(0.99, 0.9, f"{label}: median {middle[policy]:.0f}, {len(values):,} reflections", ha="right", va="top", transform=axes.transAxes)
+            text = f"{label}: median {middle[policy]:.0f}, {len(values):,} reflections"
+            axes.text(0.99, 0.93, text, ha="right", va="top", transform=axes.transAxes, bbox={"fc": "white", "ec": "none", "pad": 2})
             axes.set_ylabel("%")
-            rows += [{"policy": policy, "tokens_from": a, "tokens_below": b, "n": n} for a, b, n in zip(edges, edges[1:], counts, strict=False)]
-        panels[-1].set_xlabel("tokens in the reflection")
+            rows += [(policy, *row) for row in zip(edges, edges[1:], counts, strict=False)]
+        panels[-1].set(xlabel="tokens in the reflection", xlim=(0, edges[-1]))
         said = ", ".join(f"{middle[p]:.0f} {'untrained' if p == 'vanilla' else p}" for p in policies)
         panels[0].set_title(f"Median length of a reflection in tokens ({decoding}): {said}")
     return save(figure, pd.DataFrame(rows, columns=["policy", "tokens_from", "tokens_below", "n"]), path)
@@ -156,7 +168,7 @@ def rescue_by_length(content: pd.DataFrame, path: Path, decoding: str = "greedy"
     Bins hold like numbers of all policies' reflections together; a point of fewer than `fewest` is in the CSV but not drawn.
     """
     here = content[content["decoding"] == decoding]
-    edges = np.unique(np.quantile(here["tokens"], np.linspace(0, 1, bins + 1))) if len(here) else np.array([0, 1])
+    edges = np.unique(np.round(np.quantile(here["tokens"], np.linspace(0, 1, bins + 1)))) if len(here) else np.array([0, 1])
     if len(edges) == 1:
         edges = np.array([edges[0], edges[0] + 1])
     rows = []
@@ -172,28 +184,37 @@ def rescue_by_length(content: pd.DataFrame, path: Path, decoding: str = "greedy"
     with rc_context(STYLE):
         figure = Figure(figsize=(8.2, 4.2))
         axes = figure.subplots()
-        for (policy, (label, colour)), marker in zip(POLICIES.items(), "osD", strict=True):
+        for k, (policy, (label, colour)) in enumerate(POLICIES.items()):
             drawn = frame[(frame["policy"] == policy) & (frame["n"] >= fewest)]
             mean, low, high = (100 * drawn[c].to_numpy() for c in ("rescued", "ci_low", "ci_high"))
             if len(drawn):
+                at = np.searchsorted(edges, drawn["tokens_from"]) + 0.13 * (k - 1)
                 errors = np.clip([mean - low, high - mean], 0, None)
-                axes.errorbar(drawn["mean_tokens"], mean, errors, color=colour, marker=marker, ms=6, lw=1.6, capsize=3, label=label)
-        axes.set(xlabel="tokens in the reflection (mean of the bin)", ylabel="% of failures rescued by the retry", ylim=(0, None))
+                axes.errorbar(at, mean, errors, color=colour, marker="osD"[k], ms=6, lw=1.4, capsize=3, label=label)
+        ends = [*(edges[1:-1] - 1), edges[-1]]  # the last bin holds its upper edge, the others do not
+        names = [f"{a:.0f}" if a == b else f"{a:.0f} to {b:.0f}" for a, b in zip(edges, ends, strict=False)]
+        axes.set_xticks(range(len(names)), names)
+        axes.set(xlabel="tokens in the reflection", ylabel="% of failures rescued by the retry", ylim=(0, None))
         total = {p: 100 * here[here["policy"] == p]["rescued"].mean() for p in POLICIES if (here["policy"] == p).any()}
         said = ", ".join(f"{v:.0f}% {'untrained' if p == 'vanilla' else p}" for p, v in total.items())
-        axes.set_title(f"Failures rescued, by length of the reflection ({decoding}): {said} in all")
-        axes.legend(loc="best")
+        axes.set_title(f"Failures rescued, by length ({decoding}): {said}")
+        if axes.get_legend_handles_labels()[0]:
+            figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return save(figure, frame, path)
 
 
-def all_of(run, logs: dict[int, list[dict]], kinds: dict[int, pd.DataFrame], content: pd.DataFrame, averaged: pd.DataFrame, folder: Path) -> Iterable[Path]:
-    """Every figure of a run that has the rows for it, named after task and model."""
-    stem = f"{Path(run.task).stem}-{run.model.rstrip('/').split('/')[-1]}"
-    yield cells(averaged, run.cells, folder / f"cells-{stem}")
-    if "sampled" in set(run.cells["decoding"]):
-        yield cells(averaged, run.cells, folder / f"cells-sampled-{stem}", "sampled")
+def stem(run: Run) -> str:
+    """What the names of a run's figures end in: its task and model."""
+    return f"{Path(run.task).stem}-{run.model.rstrip('/').split('/')[-1]}"
+
+
+def all_of(run: Run, averaged: pd.DataFrame, content: pd.DataFrame, logs: dict, kinds: dict, folder: Path) -> Iterator[Path]:
+    """Every figure of a run that has the rows for it, named after task and model; see the functions above for the rest."""
+    for decoding in run.decodings:
+        name = "cells" if decoding == run.decoding else f"cells-{decoding}"
+        yield cells(averaged, run.cells, folder / f"{name}-{stem(run)}", decoding)
     if logs and kinds:
-        yield training(logs, kinds, folder / f"training-{stem}")
+        yield training(logs, kinds, folder / f"training-{stem(run)}")
     if len(content):
-        yield lengths(content, folder / f"lengths-{stem}")
-        yield rescue_by_length(content, folder / f"rescue-by-length-{stem}")
+        yield lengths(content, folder / f"lengths-{stem(run)}", run.decoding)
+        yield rescue_by_length(content, folder / f"rescue-by-length-{stem(run)}", run.decoding)

@@ -144,7 +144,12 @@ def paired_difference(a: Sequence[float], b: Sequence[float], clusters: Sequence
 
 
 def difference_of_differences(
-    own_a: Sequence[float], blind_a: Sequence[float], own_b: Sequence[float], blind_b: Sequence[float], clusters: Sequence[str], seed: int = 0
+    own_a: Sequence[float],
+    blind_a: Sequence[float],
+    own_b: Sequence[float],
+    blind_b: Sequence[float],
+    clusters: Sequence[str],
+    seed: int = 0,
 ) -> Comparison:
     """How much more a gains from its own reflection over a blind retry than b does."""
     gain_a, gain_b = np.subtract(own_a, blind_a, dtype=float), np.subtract(own_b, blind_b, dtype=float)

@@ -6,12 +6,14 @@ the tables read. Not covered: counting (`cells.py`), statistics (`stats.py`), th
 
 from __future__ import annotations
 
+import html
+import textwrap
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
-from rrr_utils import cells, paper, reflections, results
+from rrr_utils import cells, paper, reflections, results, tasks
 from rrr_utils.settings import Settings
 
 #: training seeds of the published table; the first alone is the default run
@@ -36,6 +38,16 @@ class Run(NamedTuple):
     verdict: str
     ceiling: float | None
 
+    @property
+    def decodings(self) -> list[str]:
+        """How the tries were decoded."""
+        return list(self.cells["decoding"].unique())
+
+    @property
+    def decoding(self) -> str:
+        """What is shown where there is room for one only."""
+        return "greedy" if "greedy" in self.decodings else self.decodings[0]
+
 
 def gather(profile: str, results_dir: str = "results/runs") -> list[Run]:
     """Every finished evaluation of a profile, a task and model a `Run`; refused where they do not belong into one table."""
@@ -44,12 +56,13 @@ def gather(profile: str, results_dir: str = "results/runs") -> list[Run]:
         found.setdefault((result["identity"]["task"], result["identity"]["model"]), []).append((folder, result))
     runs = []
     for (task, model), parts in found.items():
-        samples, counted, verdict = [], [], parts[0][1]["identity"].get("verdict", "strict")
-        for folder, result in sorted(parts, key=lambda part: -1 if (seed := part[1]["identity"]["seed"]) is None else seed):
+        parts.sort(key=lambda part: -1 if (seed := part[1]["identity"]["seed"]) is None else seed)
+        samples, counted, folders = [], [], [folder for folder, _ in parts]
+        verdict = parts[0][1]["identity"].get("verdict", "strict")
+        for folder, result in parts:
             own = cells.read_samples(folder)
             samples += own
             counted.append(cells.cells(own, task, model, result["identity_hash"], verdict))
-        folders = [folder for folder, _ in parts]
         frame = cells.outcomes(samples, verdict)
         runs.append(Run(task, model, folders, samples, frame, pd.concat(counted, ignore_index=True), verdict, _ceiling(folders)))
     if not runs:
@@ -81,7 +94,7 @@ def missing(settings: Settings, seeds: tuple[int, ...] = SEEDS) -> list[str]:
         try:
             if results.done(one, "evaluate"):
                 continue
-        except ValueError as error:  # no such model or data here
+        except (results.ResultsError, tasks.DataError) as error:  # no such model or data here
             return [f"{settings.task}, {settings.model}: {error}"]
         there = (results.stage_dir(one, "evaluate") / "result.json").is_file()
         lines.append(f"{who}: {'there, but of other settings or damaged' if there else 'not run'}")
@@ -97,12 +110,13 @@ def per_cent(accuracy: float, low: float, high: float) -> str:
     return f"{100 * accuracy:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def main_table(run: Run, decoding: str = "greedy") -> pd.DataFrame:
+def main_table(run: Run, decoding: str | None = None) -> pd.DataFrame:
     """Policies and seeds down, tries across: % right of all items, with 95% intervals; the share rescued at the end.
 
     Where a policy has several seeds, their mean comes first. `rescued` is the share of first failures that the retry after
     the own reflection puts right; `way to ceiling` how far that went from the untrained model's towards the best kind's.
     """
+    decoding = decoding or run.decoding
     averaged = cells.over_seeds(run.outcomes, run.task, run.model).assign(seed="mean")
     several = averaged[averaged["seeds"] > 1]
     single = run.cells.assign(seed=run.cells["seed"].astype("string").fillna(""))
@@ -113,12 +127,14 @@ def main_table(run: Run, decoding: str = "greedy") -> pd.DataFrame:
             for seed, group in here.groupby("seed", sort=False):
                 got = {(r.attempt, r.control): r for r in group.itertuples()}
                 row = {"policy": policy, "seed": seed}
-                row |= {title: per_cent(got[key].accuracy, got[key].ci_low, got[key].ci_high) if key in got else "" for key, title in TRIES.items()}
+                for key, title in TRIES.items():
+                    row[title] = per_cent(got[key].accuracy, got[key].ci_low, got[key].ci_high) if key in got else ""
                 rate = rescued(got["first", ""].accuracy, got["second", "own"].accuracy)
                 untrained = rate if policy == "vanilla" else untrained
                 row["rescued"] = f"{100 * rate:.1f}"
-                if run.ceiling is not None and untrained is not None and policy != "vanilla":
-                    row["way to ceiling"] = f"{100 * (rate - untrained) / (run.ceiling - untrained):.0f}%" if run.ceiling > untrained else "-"
+                if None not in (run.ceiling, untrained) and policy != "vanilla":
+                    way = (rate - untrained) / (run.ceiling - untrained) if run.ceiling > untrained else None
+                    row["way to ceiling"] = "-" if way is None else f"{100 * way:.0f}%"
                 rows.append(row)
     return pd.DataFrame(rows).fillna("")
 
@@ -168,6 +184,25 @@ def kinds_table(content: pd.DataFrame, decoding: str = "greedy") -> pd.DataFrame
     return pd.DataFrame(rows)
 
 
+def training_logs(run: Run) -> tuple[dict[int, list[dict]], dict[int, pd.DataFrame]]:
+    """By training seed: the lines of training.jsonl, and the kinds of the reflections that were sampled at each step."""
+    logs, kinds = {}, {}
+    for folder in run.folders:
+        trained = folder.parent / "train"
+        if (trained / "training.jsonl").is_file() and (trained / "reflections.jsonl").is_file():
+            seed = int(folder.parent.name.removeprefix("seed"))
+            logs[seed] = results.read_jsonl(trained / "training.jsonl")
+            kinds[seed] = reflections.over_steps(results.read_jsonl(trained / "reflections.jsonl"))
+    return logs, kinds
+
+
+def show(title: str, frame: pd.DataFrame) -> None:
+    """A table in a notebook, with a line above it."""
+    from IPython.display import HTML, display
+
+    display(HTML(f"<b>{html.escape(title)}</b>{frame.to_html(index=False)}"))
+
+
 def report(runs: list[Run], compared: pd.DataFrame, beside: pd.DataFrame, lacking: list[str] = ()) -> str:
     """The whole report as Markdown that reads well in a terminal."""
     parts = []
@@ -176,11 +211,12 @@ def report(runs: list[Run], compared: pd.DataFrame, beside: pd.DataFrame, lackin
         parts.append(f"# {run.task}, {run.model}: {first['n']} test problems in {first['clusters']} clusters, {run.verdict} verdict")
         parts.append("% right [95% interval over clusters]. A second try counts right at first or right on the retry, over all problems.")
         own = compared[(compared["task"] == run.task) & (compared["model"] == run.model)]
-        for decoding in run.cells["decoding"].unique():
+        for decoding in run.decodings:
             parts += [f"## {decoding} decoding", paper.markdown(main_table(run, decoding))]
             if (pairs := own[own["decoding"] == decoding]).size:
                 parts.append(paper.markdown(comparison_table(pairs)))
-        parts.append(signs(own) + (f" Ceiling: the best kind of reflection rescues {100 * run.ceiling:.1f}% of failures." if run.ceiling else ""))
+        ceiling = f" Ceiling: the best kind of reflection rescues {100 * run.ceiling:.1f}% of failures." if run.ceiling else ""
+        parts.append(textwrap.fill(signs(own) + ceiling, 140))
     if lacking:
         parts.append("Not in this report: " + "; ".join(lacking) + ".")
     parts += ["# The paper's cells / ours", PAPER_NOTE]
@@ -190,6 +226,7 @@ def report(runs: list[Run], compared: pd.DataFrame, beside: pd.DataFrame, lackin
 
 
 PAPER_NOTE = (
-    "% right. V: from the abstract or the first author's talk; S: from readers' summaries that quote the full text. Ours: greedy, the mean\n"
-    "over seeds, with its 95% interval; within: the paper's value lies in it. A line in data/paper.csv fills a cell that is not available."
+    "% right. V: from the abstract or the first author's talk; S: from readers' summaries that quote the full text. Ours: greedy, the\n"
+    "mean over seeds, with its 95% interval; within: the paper's value lies in it. A line in data/paper.csv fills a cell that is not\n"
+    "available."
 )

@@ -39,11 +39,12 @@ def sample(row: dict, policy: str, seed: int | None, decoding: str, first: bool,
         retry, other = answer(row, own, rng), answer(row, blind, rng)
         more = [other, answer(row, rng.random() < 0.1, rng)]
         verdicts = [judged(t) for t in more]
+        top = next((v for v in verdicts if v["correct"]), verdicts[0])
         tokens = len(text.split())
         second = {
             "own": {"reflection": text, "retry": retry, "verdict": judged(retry), "reflection_tokens": tokens, "retry_tokens": 9},
             "blind": {"reflection": "", "retry": other, "verdict": judged(other), "retry_tokens": 9},
-            "blind_budget": {"retries": more, "verdicts": verdicts, "verdict": next((v for v in verdicts if v["correct"]), verdicts[0]), "tokens": 18},
+            "blind_budget": {"retries": more, "verdicts": verdicts, "verdict": top, "tokens": 18},
         }  # fmt: skip
     return {
         "id": row["id"], "cluster": row["cluster"], "row": row, "policy": policy, "seed": seed, "decoding": decoding, "attempt": attempt,
@@ -71,7 +72,8 @@ def training_log(rows: list[dict], seed: int, steps: int = 30) -> tuple[list[dic
             kind = rng.choices(list(miniature.KINDS), [0.4, 0.2, 0.1, 0.1, 0.2 + 2 * step / steps])[0]
             text, _ = miniature.reflection(kind, row, miniature.steps(row["nums"]), 5, rng)
             rewards.append(float(rng.random() < RESCUE["search" if kind == "search" else "empty"]))
-            logged.append({"step": step, "id": row["id"], "row": row, "attempt": "", "reflection": text, "retry": "", "reward": rewards[-1]})
+            line = {"step": step, "id": row["id"], "row": row, "attempt": "", "reflection": text, "retry": "", "reward": rewards[-1]}
+            logged.append(line)
         lines.append({"step": step, "reward": sum(rewards) / len(rewards), "kl": 0.01 * step, "reflection_tokens": 20.0})
     return lines, logged
 

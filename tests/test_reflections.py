@@ -1,0 +1,106 @@
+"""Reflections told by their content: the embedded model's notation, running text, hostile text."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+
+from rrr_utils import miniature, reflections
+from rrr_utils.reflections import classify
+from rrr_utils.tasks import countdown
+
+ROW = {"nums": [3, 9, 4], "target": 31}
+
+
+@pytest.mark.parametrize("kind", list(miniature.KINDS))
+def test_every_reflection_of_the_corpus_is_told_as_what_it_is(kind):
+    rng = random.Random(0)
+    for problem in [p for p in countdown.load("pretrain", 250, 0) if miniature.solvable(p)]:
+        rows = miniature.steps(problem["nums"])
+        text, found = miniature.reflection(kind, problem, rows, miniature.wrong(rows, problem["target"], rng)[1], rng)
+        told = classify(text, problem)
+        assert told.kind == kind, (text, problem)
+        if kind == "search":
+            assert (told.right, told.hits, told.claims) == (1.0, found is not None, found is not None), (text, problem)
+        elif kind == "first_step":
+            assert (told.expressions, told.right, told.hits, told.claims) == (1, 1.0, False, False), (text, problem)
+        else:
+            assert (told.expressions, told.right, told.hits, told.claims) == (0, None, False, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "expressions", "right", "hits", "claims", "repeats"),
+    [
+        ("", "empty", 0, None, False, False, False),
+        ("yes yes .", "empty", 0, None, False, False, False),
+        # RL drops words: the content stays
+        ("31 ; 9 * 3 = 27 : + 31", "search", 2, 1.0, True, True, False),
+        ("was 27 but 31 low 4", "value", 0, None, False, False, False),
+        ("9 * 3 = 27", "first_step", 1, 1.0, False, False, False),
+        # wrong arithmetic, wrong claims, numbers that were not given
+        ("Aim 31 ; 9 * 3 = 28 : + 32 - 24 .", "search", 3, 2 / 3, False, False, False),
+        ("Aim 31 ; 9 * 3 = 28 : + 31 yes .", "search", 2, 0.0, False, True, False),
+        ("Aim 31 ; 9 + 3 = 12 : + 31 yes .", "search", 2, 0.5, False, True, False),
+        ("Aim 31 ; 9 * 9 = 81 : - 31 yes .", "search", 2, 0.5, False, True, False),
+        ("Aim 31 ; 9 + 3 = 12 : + 16 ; 9 + 3 = 12 : + 16 .", "search", 4, 1.0, False, False, True),
+        ("9 - 3 = 6 ; 3 * 9 = 27 ; 9 * 3 = 27", "search", 3, 1.0, False, False, True),
+        # running text
+        ("(9*3)+4=31", "search", 1, 1.0, True, True, False),
+        ("9 × 3 = 27, and 27 + 4 = 31, which hits the target.", "search", 2, 1.0, True, True, False),
+        ("I computed 9 * 3 = 27 + 4 = 31", "search", 2, 1.0, True, True, False),
+        ("Note that 31 = 9*3+4.", "search", 1, 1.0, True, True, False),
+        ("1. 9*3 = 27\n2. 27 - 4 = 23\n- 9 - 3 = 6", "search", 3, 1.0, False, False, False),
+        ("9 * 3 = 28, then 28 + 3 = 31", "search", 2, 0.5, False, False, False),
+        ("I wrote $9 \\times 3 = 27$.", "first_step", 1, 1.0, False, False, False),
+        ("10 / 3 = 3.33", "first_step", 1, 1.0, False, False, False),
+        ("3 plus 4 equals 8", "first_step", 1, 0.0, False, False, False),
+        ("4 / 0 = 3 and 9 != 3 + 4", "usage", 0, None, False, False, False),
+        ("I got 27 instead of 31.", "value", 0, None, False, False, False),
+        ("I used 9 twice and forgot 4.", "usage", 0, None, False, False, False),
+    ],
+)
+def test_content(text, kind, expressions, right, hits, claims, repeats):
+    assert classify(text, ROW) == (kind, expressions, right if right is None else pytest.approx(right), hits, claims, repeats)
+
+
+def test_without_a_row_nothing_is_said_to_hit():
+    told = classify("Aim 31 ; 9 * 3 = 27 : + 31 yes .")
+    assert (told.kind, told.expressions, told.right, told.hits, told.claims) == ("search", 2, 1.0, False, True)
+    assert classify("Add the parameter 'unit'.", {"tools": [], "query": ""}).kind == "empty"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["(" * 50_000, "-" * 100_000, "1" * 100_000, "1+" * 30_000 + "1=1", "9*3=27 " * 4_000, ": + 31" * 10_000,
+     "9 * 3 = 27 :" + " + 31" * 10_000, "=" * 50_000, "\x00\ud800" * 10_000, "1 " * 30_000, "1+2+3=" * 4_000, "\n - " * 30_000, " " * 100_000, "٣ × ٩ = ٢٧ " * 3_000,
+     "9 * 3 = 27 : 9 " * 3_000],
+    ids=range(15),
+)  # fmt: skip
+def test_hostile_text_takes_linear_time(text):
+    began = time.time()
+    assert classify(text, ROW).kind in reflections.KINDS and classify(text).kind in reflections.KINDS
+    assert time.time() - began < 5
+
+
+def test_kinds_over_steps_and_the_table_of_an_evaluation():
+    logged = [
+        {"step": 1, "row": ROW, "reflection": "I should be more careful .", "reward": 0.0},
+        {"step": 1, "row": ROW, "reflection": "Aim 31 ; 9 * 3 = 27 : + 31 yes .", "reward": 1.0},
+        {"step": 2, "row": ROW, "reflection": "9 * 3 = 27", "reward": 0.5},
+    ]
+    frame = reflections.over_steps(logged)
+    wanted = [[1, 2, 0.5, 0.5, 0.5, 0, 0.5], [2, 1, 0.5, 0, 0, 1, 0]]
+    assert frame[["step", "n", "reward", "empty", "search", "first_step", "hits"]].values.tolist() == wanted
+    assert reflections.over_steps([]).empty
+    right, wrong = ({"correct": c, "error": None, "lenient": True} for c in (True, False))
+    lines = [
+        {"id": "a", "cluster": "x", "row": ROW, "policy": "vanilla", "seed": None, "decoding": "greedy", "verdict": right, "second": {}},
+        {"id": "b", "cluster": "x", "row": ROW, "policy": "vanilla", "seed": None, "decoding": "greedy", "verdict": wrong,
+         "second": {"own": {"reflection": "9 * 3 = 27", "retry": "", "verdict": wrong, "reflection_tokens": 6}}},
+    ]  # fmt: skip
+    table = reflections.table(lines)
+    assert table[["id", "kind", "tokens", "words", "rescued"]].values.tolist() == [["b", "first_step", 6, 5, False]]
+    assert reflections.table(lines, "lenient")["rescued"].tolist() == [True]
+    assert reflections.table([]).empty
