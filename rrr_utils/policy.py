@@ -11,6 +11,7 @@ One loader serves a CPU and a GPU. The traps of this stack are handled here, onc
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -80,6 +81,7 @@ def load_base(settings: Settings) -> Policy:
     """Base weights in NF4 (or as they are), without an adapter."""
     choose_threads(settings)
     transformers_logging.disable_progress_bar()  # a bar per model load drowns the one that matters
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # it looks for a faster kernel, which `exact_4bit` declines
     path, dtype = model_path(settings), getattr(torch, settings.dtype)
     if torch.cuda.is_available() and not torch.cuda.is_bf16_supported() and settings.dtype == "bfloat16":
         raise SettingsError("this GPU has no bfloat16: use -p preset=t4 or -p dtype=float16")

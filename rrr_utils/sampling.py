@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from tqdm.auto import tqdm
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from rrr_utils.conversation import Messages
-from rrr_utils.policy import Policy, end_tokens
+from rrr_utils.policy import Policy, end_tokens, load_base, load_tokenizer, model_path
+from rrr_utils.settings import Settings
 
 
 class Completion(NamedTuple):
@@ -39,7 +39,6 @@ class HFSampler:
         temperature: float,
         seed: int,
         desc: str = "generating",
-        on_chunk: Callable[[list[int]], None] | None = None,
     ) -> list[list[Completion]]:
         """`n` completions of each conversation, in the order that they were given; temperature 0 is greedy.
 
@@ -98,3 +97,37 @@ class HFSampler:
         length = next((k for k, token in enumerate(ids) if token in ends), None)
         kept = ids if length is None else ids[:length]
         return Completion(self.policy.tokenizer.decode(kept, skip_special_tokens=True).strip(), length is None, len(kept) + (length is not None))
+
+
+class VLLMSampler:
+    """The same interface over vLLM (CUDA; the `[vllm]` extra), which batches by itself and caches shared prefixes.
+
+    Written to vLLM 0.32's interface and not run by us. It takes base weights only: adapters are evaluated with
+    `HFSampler`, on the same 4-bit weights that they were trained on.
+    """
+
+    def __init__(self, path: str, tokenizer: PreTrainedTokenizerBase, four_bit: bool, dtype: str):
+        from vllm import LLM
+
+        self.tokenizer = tokenizer
+        self.model = LLM(model=path, dtype=dtype, enable_prefix_caching=True, quantization="bitsandbytes" if four_bit else None)
+
+    def sample(
+        self, conversations: list[Messages], n: int, max_tokens: int, temperature: float, seed: int, desc: str = "generating"
+    ) -> list[list[Completion]]:
+        """As `HFSampler.sample`."""
+        from vllm import SamplingParams, TokensPrompt
+
+        texts = [self.tokenizer.apply_chat_template(c, tokenize=False, add_generation_prompt=True) for c in conversations]
+        prompts = [TokensPrompt(prompt_token_ids=ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        params = SamplingParams(n=n, max_tokens=max_tokens, temperature=temperature, seed=seed, top_k=0, top_p=1.0, repetition_penalty=1.0)
+        outputs = self.model.generate(prompts, params, use_tqdm=True)
+        return [[Completion(o.text.strip(), o.finish_reason == "length", len(o.token_ids)) for o in one.outputs] for one in outputs]
+
+
+def make_sampler(settings: Settings) -> HFSampler | VLLMSampler:
+    """A sampler over the untrained model: the engine that the settings name."""
+    if settings.engine == "hf":
+        return HFSampler(load_base(settings), settings.sample_batch)
+    path = model_path(settings)
+    return VLLMSampler(path, load_tokenizer(path), settings.load_in_4bit, settings.dtype)
