@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from rrr_utils import results, stats
-from rrr_utils.reflections import KINDS
+from rrr_utils.reflections import KINDS, over_steps
 
 if TYPE_CHECKING:
     from rrr_utils.tables import Run
@@ -124,6 +124,21 @@ def training(logs: dict[int, list[dict]], kinds: dict[int, pd.DataFrame], path: 
         handles = [right.plot([], [], "s", color=KIND_COLOURS[k], ms=8)[0] for k in reversed(KINDS)]
         right.legend(handles, [k.replace("_", " ") for k in reversed(KINDS)], loc="center left", bbox_to_anchor=(1, 0.5), handletextpad=0.2)
     return save(figure, rows, path)
+
+
+def training_curves(folders: dict[int, Path], path: Path) -> Path:
+    """The training figure of train folders by seed, shown in the notebook as well."""
+    logs = {seed: results.read_jsonl(folder / "training.jsonl") for seed, folder in folders.items()}
+    kinds = {seed: over_steps(results.read_jsonl(folder / "reflections.jsonl")) for seed, folder in folders.items()}
+    return show(training(logs, kinds, path))
+
+
+def show(picture: Path, width: int = 820) -> Path:
+    """Display a saved figure in the notebook."""
+    from IPython.display import Image, display
+
+    display(Image(filename=str(picture), width=width))
+    return picture
 
 
 def _ends(frame: pd.DataFrame, column: str, percent: bool = True) -> str:

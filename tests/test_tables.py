@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
+import itertools
 import json
 import os
 import subprocess
@@ -61,6 +63,19 @@ def test_notebook_04_and_rescoring_need_no_torch(run_by_notebook):
     assert "changed their verdict" in said
 
 
+def test_the_notebook_as_committed_is_the_default_run_and_holds_no_outputs():
+    notebook = json.loads((results.ROOT / "notebooks" / "04_paper_tables.ipynb").read_text(encoding="utf-8"))
+    first = next(cell for cell in notebook["cells"] if cell["cell_type"] == "code")
+    defaults: dict = {}
+    exec("".join(first["source"]), defaults)
+    wanted = {"profile": "tiny", "task": None, "model": None, "seed": 0, "results_dir": "results/runs", "overrides": {}}
+    assert {name: defaults[name] for name in wanted} == wanted and first["metadata"]["tags"] == ["parameters"]
+    for before, cell in itertools.pairwise(notebook["cells"]):
+        if cell["cell_type"] == "code":
+            assert before["cell_type"] == "markdown" and len(cell["source"]) <= 25
+            assert not cell["outputs"] and cell["execution_count"] is None
+
+
 def test_the_tables_are_stale_once_a_result_changes(run_by_notebook, tmp_path):
     settings, _ = run_by_notebook
     path = results.stage_dir(settings.model_copy(update={"seed": 1}), "evaluate") / "result.json"
@@ -111,8 +126,6 @@ def test_examples_are_those_that_the_rule_picks(run_by_notebook):
         for i in before
         if before[i]["second"] and not before[i]["second"]["own"]["verdict"]["correct"] and after[i]["second"]["own"]["verdict"]["correct"]
     ]
-    import hashlib
-
     chosen = min(fits, key=lambda i: hashlib.sha256(i.encode()).hexdigest())
     assert f"got {len(fits)} right on the second" in text
     for part in (before[chosen]["second"]["own"]["reflection"], after[chosen]["second"]["own"]["reflection"], after[chosen]["attempt"]):

@@ -9,6 +9,8 @@ import json
 import sys
 from pathlib import Path
 
+from IPython.core.inputtransformer2 import TransformerManager
+
 ROOT = Path(__file__).resolve().parent.parent
 BLOCKED = ("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "datasets")
 
@@ -30,7 +32,7 @@ def main(results_dir: str, model: str) -> None:
     code = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     variables = {"__name__": "notebook"}
     for number, source in enumerate(code):
-        exec(compile(source, f"<code cell {number}>", "exec"), variables)
+        exec(compile(TransformerManager().transform_cell(source), f"<code cell {number}>", "exec"), variables)
         if number == 0:
             variables |= {"results_dir": results_dir, "model": model}
     from rrr_utils import evaluation
