@@ -1,0 +1,98 @@
+"""A whole profile: snakemake --config profile=tiny seeds=0,1,2 [overrides='{"steps": 5}']
+
+Whether a stage is done is asked of its result.json (results.done), not of file times: each stage has an empty file
+`.done` that says to Snakemake what results.done said when this file was read, and nothing else. Every job is our strict
+launcher, which asks again, goes on from checkpoints, and waits for whoever runs the same stage already.
+"""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(workflow.basedir)))
+from rrr_utils import launch, results
+from rrr_utils.settings import load
+
+overrides = config.get("overrides") or {}
+overrides = json.loads(overrides) if isinstance(overrides, str) else dict(overrides)
+seeds = config.get("seeds", 0)
+seeds = [int(seed) for seed in (str(seeds).strip("()[]").replace(",", " ").split())]
+notebooks = Path(config.get("notebooks", results.ROOT / "notebooks"))
+GPU = 1 if launch.gpus() else 0
+
+
+def flag(stage, seed=None):
+    """The stage's `.done`, made or removed so that Snakemake sees what results.done sees."""
+    settings = load(config.get("profile", "tiny"), {**overrides, "seed": seed})
+    path = results.stage_dir(settings, stage) / ".done"
+    if results.done(settings, stage):
+        path.touch()
+    else:
+        path.unlink(missing_ok=True)
+    return str(path)
+
+
+try:
+    FAILURES, VANILLA = flag("failures", seeds[0]), flag("evaluate")
+    TRAIN = {seed: flag("train", seed) for seed in seeds}
+    EVALUATE = {seed: flag("evaluate", seed) for seed in seeds}
+    TABLES = flag("tables", seeds[0])
+    if not all(Path(path).exists() for path in (VANILLA, *EVALUATE.values())):
+        Path(TABLES).unlink(missing_ok=True)  # an evaluation to come will change them
+except launch.REFUSED as error:
+    print(f"snakemake: {error}", file=sys.stderr)  # one plain line, whatever `quiet` is
+    sys.exit(2)
+
+
+def command(stage, seed=None):
+    """The launcher's command line for a stage."""
+    options = [f"seed={'none' if seed is None else seed}"] if stage in ("train", "evaluate") else []
+    options += [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in overrides.items()]
+    words = [sys.executable, "-m", "rrr_utils.launch", str(notebooks / f"{launch.NOTEBOOKS[stage]}.ipynb")]
+    return shlex.join([*words, "--profile", config.get("profile", "tiny"), *(word for option in options for word in ("-p", option))])
+
+
+rule all:
+    input: TABLES
+
+
+rule failures:
+    output: touch(FAILURES)
+    params: command=command("failures")
+    resources: gpu=GPU
+    shell: "{params.command}"
+
+
+rule evaluate_vanilla:
+    output: touch(VANILLA)
+    params: command=command("evaluate")
+    resources: gpu=GPU
+    shell: "{params.command}"
+
+
+for seed in seeds:
+
+    rule:
+        name: f"train_seed{seed}"
+        input: ancient(FAILURES)
+        output: touch(TRAIN[seed])
+        params: command=command("train", seed)
+        resources: gpu=GPU
+        priority: 1  # the longest way to the table
+        shell: "{params.command}"
+
+    rule:
+        name: f"evaluate_seed{seed}"
+        input: ancient(TRAIN[seed]), ancient(VANILLA)
+        output: touch(EVALUATE[seed])
+        params: command=command("evaluate", seed)
+        resources: gpu=GPU
+        shell: "{params.command}"
+
+
+rule tables:
+    input: ancient(VANILLA), *[ancient(path) for path in EVALUATE.values()]
+    output: touch(TABLES)
+    params: command=command("tables")
+    shell: "{params.command}"
