@@ -202,8 +202,14 @@ def open_stage(settings: Settings, stage: str) -> Path:
             path.rename(aside / path.name)
         why = "its outputs are not as they were written" if word == "damaged" else "it is of other settings, data or versions"
         print(f"{stage}: moved an older result aside to {aside} ({why})", flush=True)
-    write_json(folder / "identity.json", now)
+    if read_json(folder / "identity.json") != now:  # else it stays as it was: its time says when the stage was begun
+        write_json(folder / "identity.json", now)
     return folder
+
+
+def began(directory: Path) -> float:
+    """When a stage was first opened, in seconds since the epoch (the time of its `identity.json`)."""
+    return (directory / "identity.json").stat().st_mtime
 
 
 def finish(settings: Settings, stage: str, outputs: list[Path], summary: dict[str, Any], started: float) -> dict[str, Any]:
@@ -218,7 +224,8 @@ def finish(settings: Settings, stage: str, outputs: list[Path], summary: dict[st
         "outputs": {file.relative_to(folder).as_posix(): file_hash(file) for file in files},
         "summary": summary,
     }
-    write_json(folder / "identity.json", now)
+    if read_json(folder / "identity.json") != now:
+        write_json(folder / "identity.json", now)
     write_json(folder / "result.json", result)
     return result
 
