@@ -38,6 +38,7 @@ try:
     TRAIN = {seed: flag("train", seed) for seed in seeds}
     EVALUATE = {seed: flag("evaluate", seed) for seed in seeds}
     TABLES = flag("tables", seeds[0])
+    GPUS_TO_TRAIN = load(config.get("profile", "tiny"), overrides).gpus
     if not all(Path(path).exists() for path in (VANILLA, *EVALUATE.values())):
         Path(TABLES).unlink(missing_ok=True)  # an evaluation to come will change them
 except launch.REFUSED as error:
@@ -78,7 +79,7 @@ for seed in seeds:
         input: ancient(FAILURES)
         output: touch(TRAIN[seed])
         params: command=command("train", seed)
-        resources: gpu=GPU
+        resources: gpu=GPU * GPUS_TO_TRAIN
         priority: 1  # the longest way to the table
         shell: "{params.command}"
 

@@ -74,7 +74,7 @@ class Log:
             return
         *lines, self.rest = re.split(r"[\r\n]+", self.rest + text)
         for line in lines:
-            if line.strip():
+            if line.strip() and not re.search(r"\b0%\|", line):  # a bar that has just begun says nothing yet
                 print(self.prefix + line, file=self.stream)
 
     def flush(self) -> None:

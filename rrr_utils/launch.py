@@ -38,6 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
         notebook, stage = find(given.notebook)
         parameters, settings = check(notebook, given.profile, given.p)
         results.identity(settings, stage)  # complains of an unknown task, missing data or a model that is not there
+        if settings.gpus > 1 and settings.gpus > len(gpus()):
+            raise SettingsError(f"gpus is {settings.gpus} but this machine shows {len(gpus())}: set gpus lower")
         found = results.done(settings, stage)
         if not found and settings.profile != "tiny":
             _refuse_missing(settings, stage)
@@ -188,11 +190,12 @@ def run(notebook: Path, stage: str, parameters: dict[str, Any], settings: Settin
                 kernel.end(int(pid_file.read_text() or 0), patience=10)
             results.open_stage(settings, stage)
             _environment(settings, stage)
-            gpu = _take_gpu(prefix) if stage != "tables" else None  # held until this process ends
+            taken = _take_gpus(settings.gpus if stage == "train" else 1, prefix) if stage != "tables" else []
             print(f"{prefix}running {notebook.name}; files go to {folder}", flush=True)
             plain = "RRR_PLAIN_LOG" in os.environ or not sys.stderr.isatty()
             failure = kernel.execute(notebook, part, parameters, ROOT, pid_file, prefix if plain else "", plain)
-            del gpu
+            for gpu in taken:
+                gpu.release()
             found = results.done(settings, stage)
             if part.exists():
                 part.rename(folder / ("run.ipynb" if found else "failed.ipynb"))
@@ -262,25 +265,28 @@ def gpus() -> list[str]:
     return [str(number) for number, line in enumerate(line for line in listed.splitlines() if line.startswith("GPU "))]
 
 
-def _take_gpu(prefix: str) -> FileLock | None:
-    """Where there are several GPUs, one that no other launcher has; the lock must be kept as long as it is used."""
-    choices = gpus()
-    if len(choices) < 2:
-        return None
-    said = False
-    while True:
+def _take_gpus(number: int, prefix: str) -> list[FileLock]:
+    """Where there are several GPUs, as many as asked for that no other launcher has. The locks end with this process."""
+    choices, said = gpus(), False
+    while len(choices) > 1:
+        taken: dict[str, FileLock] = {}
         for gpu in choices:
             lock = FileLock(Path(tempfile.gettempdir()) / f"rrr-gpu-{gpu}.lock", mode=0o666)
             try:
                 lock.acquire(timeout=0)
+                taken[gpu] = lock
             except (Timeout, PermissionError):
                 continue
-            os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-            return lock
+            if len(taken) == number:
+                os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(taken)
+                return list(taken.values())
+        for lock in taken.values():  # not enough: nobody waits while holding some
+            lock.release()
         if not said:
-            print(f"{prefix}all {len(choices)} GPUs are in use: waiting for one", file=sys.stderr, flush=True)
+            print(f"{prefix}all {len(choices)} GPUs are in use: waiting", file=sys.stderr, flush=True)
             said = True
         time.sleep(2)
+    return []
 
 
 def _report(settings: Settings, stage: str, found: dict[str, Any]) -> int:

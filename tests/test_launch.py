@@ -338,18 +338,28 @@ def test_a_killed_snakemake_is_gone_on_with_and_nothing_runs_twice(snakemake, gi
 # ---------------------------------------------------------------- GPUs
 
 
-def test_each_launcher_takes_a_gpu_of_its_own(monkeypatch, tmp_path):
+def test_each_launcher_takes_gpus_of_its_own(monkeypatch, tmp_path):
     monkeypatch.setattr(launch.tempfile, "gettempdir", lambda: str(tmp_path))
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
-    first = launch._take_gpu("")
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "4"
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
-    second = launch._take_gpu("")
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "7"
-    first.release()
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
-    third = launch._take_gpu("")
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "4"
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
-    assert launch._take_gpu("") is None
-    second.release(), third.release()
+
+    def take(number, visible="4,7,9"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        locks = launch._take_gpus(number, "")
+        return locks, os.environ["CUDA_VISIBLE_DEVICES"]
+
+    first, got = take(1)
+    assert got == "4"
+    second, got = take(2)
+    assert got == "7,9"
+    first[0].release()
+    third, got = take(1)
+    assert got == "4"
+    assert take(1, visible="7") == ([], "7")  # a single one is not handed out
+    for lock in second + third:
+        lock.release()
+
+
+def test_more_gpus_than_there_are_is_refused(tmp_path, given, capsys, monkeypatch):
+    monkeypatch.setattr(launch, "gpus", lambda: ["0"])
+    book = write_notebook(tmp_path / "02_train_reflection.ipynb", STAGE.format(stage="train"))
+    assert launch.main([str(book), *given[0], "-p", "gpus=2"]) == 2
+    assert "gpus is 2 but this machine shows 1" in capsys.readouterr().err
