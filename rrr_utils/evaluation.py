@@ -62,9 +62,11 @@ def finish(settings: Settings) -> dict:
         raise results.ResultsError(f"{path} holds nothing: generate first")
     identity = results.identity_hash(results.identity(settings, "evaluate"))
     verified = cells.cells(samples, results.task_name(settings), results.model_name(settings), identity, settings.verdict)
+    table = path.with_name("cells.csv")
+    results.write_text(table, verified.to_csv(index=False))
     verified = verified.astype(object).where(verified.notna(), None)
     summary = {"items": len({s["id"] for s in samples}), "cells": verified.to_dict("records"), "tokens": generated_tokens(samples)}
-    return results.finish(settings, "evaluate", [path], summary, results.began(path.parent))
+    return results.finish(settings, "evaluate", [path, table], summary, results.began(path.parent))
 
 
 def tries(
@@ -139,6 +141,31 @@ def tries(
             "blind_budget": spent[i],
         }  # fmt: skip
     return lines
+
+
+def show(settings: Settings, row: dict) -> str:
+    """One problem in words: the untrained model's attempt, then reflection and retry before and after training (greedy).
+
+    The attempt is the untrained model's, so that both reflect on the same failure. A row that the task cannot read ends in a sentence.
+    """
+    from rrr_utils.policy import load_policy
+
+    task = tasks.get(settings.task)
+    policy = load_policy(settings, None if settings.seed is None else results.stage_dir(settings, "train") / "adapter")
+    with policy.adapter_off():
+        before = tries(task, settings, policy, [row], "vanilla", "greedy", 0)
+    lines = [f"task         {task.prompt(row)}", f"attempt      {before[0]['attempt']}   {_mark(before[0]['verdict'])}"]
+    if not before[0]["second"]:
+        return "\n".join([*lines, "The first try is right: there is nothing to reflect on."])
+    after = [] if settings.seed is None else tries(task, settings, policy, [row], "reflector", "greedy", 0, before)
+    for name, samples in (("untrained", before), ("trained", after)):
+        for own in (sample["second"]["own"] for sample in samples):
+            lines += ["", f"{name}", f"reflection   {own['reflection']}", f"retry        {own['retry']}   {_mark(own['verdict'])}"]
+    return "\n".join(lines)
+
+
+def _mark(verdict: dict) -> str:
+    return "right" if verdict["correct"] else f"wrong ({verdict['error']})"
 
 
 def vanilla_samples(settings: Settings) -> dict[tuple[str, str], dict]:

@@ -1,4 +1,4 @@
-"""The embedded model: a synthetic corpus, its tokenizer, and the pre-training (notebook A1).
+"""The embedded model's corpus and tokenizer (notebook A1; `pretraining.py` trains it).
 
 A Qwen2-architecture model of about a million parameters learns, from chat documents alone, to guess equations, to
 write several kinds of reflection, and to read what stands in a reflection. Nothing here knows of rewards. The corpus
@@ -10,27 +10,22 @@ end without a hit. Only problems of the *pretrain* split occur, and arithmetic d
 
 from __future__ import annotations
 
-import json
-import math
 import random
 import re
-import time
-from collections.abc import Iterator
-from pathlib import Path
 
 from rrr_utils import conversation
 from rrr_utils.tasks import countdown
 
 #: share of documents
 MIXTURE = {
-    "answer": 0.15, "own": 0.33, "blind": 0.07, "generic": 0.03, "other": 0.03, "masked": 0.03, "drill": 0.18, "worked": 0.18,
+    "answer": 0.25, "own": 0.33, "blind": 0.07, "generic": 0.03, "other": 0.02, "masked": 0.02, "drill": 0.12, "worked": 0.16,
 }  # fmt: skip
 #: share of reflections
 KINDS = {"empty": 0.45, "value": 0.14, "usage": 0.12, "first_step": 0.14, "search": 0.15}
 #: the first chunks (of 8,192 documents) are drills to this share: arithmetic is learnt first, and by heart
-WARM_UP = {"chunks": 8, "drill": 0.7}
+WARM_UP = {"chunks": 7, "drill": 0.75}
 #: how often an answer in the corpus is right: alone, after a failed attempt, after a reflection that found an equation
-RIGHT = {"answer": 0.60, "retry": 0.50, "hit": 0.98}
+RIGHT = {"answer": 0.75, "retry": 0.50, "hit": 0.98}
 #: longest search: rows of equations before it gives up
 MAX_ROWS = (3, 9)
 #: largest result of a second step that is written down: no target is larger
@@ -55,10 +50,7 @@ def steps(nums: list[int]) -> list[Row]:
         for op, c in (("*", a * b), ("+", a + b), ("-", a - b), ("/", a // b if a % b == 0 else 0)):
             if c == 0 or (c, d) in seen:
                 continue
-            high, low = max(c, d), min(c, d)
-            second = [("+", c + d), ("-", high - low), ("*", c * d)] + ([("/", high // low)] if high % low == 0 else [])
-            second = [(o, v) for o, v in second if 0 < v <= LARGEST]
-            if second:
+            if second := second_steps(c, d):
                 seen.add((c, d))
                 rows.append((a, op, b, c, d, second))
     return rows
@@ -80,13 +72,13 @@ def search(rows: list[Row], target: int, start: int, most: int) -> tuple[str, st
     """A walk through the first steps from `start` on, and the answer it found, if any.
 
     >>> search(steps([3, 9, 4]), 31, 0, 3)
-    ('Aim 31 ; 9 * 3 = 27 : + 31 yes .', '<answer> ( 9 * 3 ) + 4 </answer>')
+    ('Aim 31 ; 9 * 3 = 27 and 4 : + 31 yes .', '<answer> ( 9 * 3 ) + 4 </answer>')
     """
     words = ["Aim", str(target)]
     for k in range(min(most, len(rows))):
         row = rows[(start + k) % len(rows)]
-        a, op, b, c, _, second = row
-        words += [";", str(a), op, str(b), "=", str(c), ":"]
+        a, op, b, c, d, second = row
+        words += [";", str(a), op, str(b), "=", str(c), "and", str(d), ":"]
         for o, value in second:
             words += [o, str(value)]
             if value == target:
@@ -126,26 +118,42 @@ def reflection(kind: str, row: dict, rows: list[Row], value: int, rng: random.Ra
 def mask_numbers(text: str) -> str:
     """A search with the results of its second steps hidden, for the control that masks the answer.
 
-    >>> mask_numbers("Aim 31 ; 9 * 3 = 27 : + 31 yes .")
-    'Aim ? ; ? * ? = ? : + ? yes .'
+    >>> mask_numbers("Aim 31 ; 9 * 3 = 27 and 4 : + 31 yes .")
+    'Aim ? ; ? * ? = ? and ? : + ? yes .'
     """
     return re.sub(r"\d+", "?", text)
 
 
+def second_steps(c: int, d: int) -> list[tuple[str, int]]:
+    """What two numbers make: sum, difference and quotient (larger by smaller) and product, up to `LARGEST`.
+
+    >>> second_steps(27, 4)
+    [('+', 31), ('-', 23)]
+    """
+    high, low = max(c, d), min(c, d)
+    values = [("+", c + d), ("-", high - low), ("*", c * d)] + ([("/", high // low)] if high % low == 0 else [])
+    return [(op, value) for op, value in values if 0 < value <= LARGEST]
+
+
 def drill(rng: random.Random) -> str:
-    """Two-number facts, none of which goes on from the one before, so that no three numbers form a problem."""
-    facts, last = [], None
-    while len(facts) < 12:
-        b = rng.randint(1, 15)
-        a = rng.randint(1, 15) if rng.random() < 0.4 else rng.randint(1, LARGEST + 15)
-        a, b = max(a, b), min(a, b)
-        op = rng.choice("+-*/")
-        if op == "/":
-            a = a * b if a * b <= 225 else b * rng.randint(1, 15)
-        c = {"+": a + b, "-": a - b, "*": a * b, "/": a // b}[op]
-        if 0 < c <= 225 and last not in (a, b):
-            facts.append(f"{a} {op} {b} = {c}")
-            last = c
+    """Two-number facts in the two forms that a search is made of, none of which goes on from the one before it, so that
+    no three numbers form a problem.
+    """
+    facts, last = [], set()
+    while len(facts) < 10:
+        if rng.random() < 0.35:
+            a, b = sorted((rng.randint(1, 15), rng.randint(1, 15)), reverse=True)
+            op = rng.choice([o for o in "+-*/" if (o != "/" or a % b == 0) and (o != "-" or a > b)])
+            made = {"+": a + b, "-": a - b, "*": a * b, "/": a // b}[op]
+            fact, numbers, results = f"{a} {op} {b} = {made}", {a, b}, {made}
+        else:
+            d = rng.randint(1, 15)
+            c = rng.randint(1, LARGEST + 15) if rng.random() < 0.75 else d * rng.randint(1, 15)
+            values = second_steps(c, d)
+            fact, numbers, results = " ".join([f"{c} and {d} :", *(f"{op} {v}" for op, v in values)]), {c, d}, {v for _, v in values}
+        if results and not last & numbers:
+            facts.append(fact)
+            last = results
     return "Sums : " + " ; ".join(facts) + " ."
 
 
@@ -198,13 +206,16 @@ def document(problems: list[dict], rng: random.Random, drills: float = 0.0) -> t
     return kind, messages, [False, False, False, kind.startswith("own"), False, True]
 
 
-# --- tokenizer and model: from here on torch is needed, and imported where it is used ---------------------------------
-
 TEMPLATE = (
     "{% for m in messages %}{{ '<|' + m.role + '|>' + m.content + '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 LARGEST_NUMBER = 225
+
+
+def solvable(row: dict) -> bool:
+    """Whether the search of the corpus can reach the target (fractions on the way are beyond it)."""
+    return any(v == row["target"] for r in steps(row["nums"]) for _, v in r[5])
 
 
 def fixed_sentences() -> list[str]:
@@ -221,7 +232,7 @@ def words() -> list[str]:
     """Every word that the corpus can hold, with the space before it, and without where it can open a text."""
     sentences = (
         *EMPTY, *GENERIC, "My result was 1 but the target is 1 : too low by high", "I must use each of 1 , 1 exactly once .",
-        "I could start with 1 * 1 = 1 .", "Aim 1 ; 1 * 1 = 1 : + 1 yes . ? - * / ( )", "Sums :", "<answer> ( 1 + 1 ) </answer>",
+        "I could start with 1 * 1 = 1 .", "Aim 1 ; 1 * 1 = 1 and 1 : + 1 yes . ? - * / ( )", "Sums :", "<answer> ( 1 + 1 ) </answer>",
     )  # fmt: skip
     first = {text.split()[0] for text in sentences} | {","}
     rest = {f" {word}" for text in sentences for word in text.split()[1:]}
@@ -246,141 +257,3 @@ def build_tokenizer():
     tokenizer.add_tokens([AddedToken(text, normalized=False) for text in [*fixed_sentences(), *words()]])
     tokenizer.chat_template = TEMPLATE
     return tokenizer
-
-
-def encode(tokenizer, documents: list[tuple[conversation.Messages, list[bool]]]) -> list[tuple[list[int], list[bool]]]:
-    """Token ids of whole documents and which of them are learnt (an assistant's words and their `<|end|>`)."""
-    pieces, owner, learnt = [], [], []
-    for k, (messages, mask) in enumerate(documents):
-        for message, learn in zip(messages, mask, strict=True):
-            pieces += [f"<|{message['role']}|>", f"{message['content']}<|end|>"]
-            owner += [k, k]
-            learnt += [False, learn]
-    encoded = [([], []) for _ in documents]
-    for k, ids, learn in zip(owner, tokenizer(pieces, add_special_tokens=False)["input_ids"], learnt, strict=True):
-        encoded[k][0].extend(ids)
-        encoded[k][1].extend([learn] * len(ids))
-    return encoded
-
-
-def batches(tokenizer, problems: list[dict], tokens: int, seed: int, start: int = 0) -> Iterator[tuple[int, list]]:
-    """Batches of about `tokens` tokens, of documents of like length, without end: `(chunk, [(ids, learnt), ...])`.
-
-    A chunk of 8,192 documents comes from its own random stream, so that a resumed run sees what it would have seen.
-    """
-    chunk = start
-    while True:
-        rng = random.Random(f"{seed}-{chunk}")
-        drills = WARM_UP["drill"] if chunk < WARM_UP["chunks"] else 0.0
-        documents = encode(tokenizer, [document(problems, rng, drills)[1:] for _ in range(8192)])
-        documents.sort(key=lambda d: len(d[0]))
-        made, batch = [], []
-        for ids, learnt in documents:
-            if (len(batch) + 1) * len(ids) > tokens:
-                made.append(batch)
-                batch = []
-            batch.append((ids, learnt))
-        rng.shuffle(made)
-        for batch in made:
-            yield chunk, batch
-        chunk += 1
-
-
-def pretrain(
-    directory: Path, steps_total: int = 5000, tokens: int = 8_000, seed: int = 0, threads: int = 1,
-    hidden: int = 128, layers: int = 4, log_every: int = 25, save_every: int = 250,
-) -> Path:  # fmt: skip
-    """Pre-train from nothing (or go on from `directory/state.pt`) and save model and tokenizer into `directory`.
-
-    Muon on the matrices, AdamW on the rest; the rate falls linearly to zero over the last half. Writes
-    `pretraining.jsonl`, a line per `log_every` steps.
-    """
-    import torch
-    from tqdm.auto import tqdm
-    from transformers import Qwen2Config, Qwen2ForCausalLM, set_seed
-
-    torch.set_num_threads(threads)
-    set_seed(seed)
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    tokenizer = build_tokenizer()
-    config = Qwen2Config(
-        vocab_size=64 * math.ceil(len(tokenizer) / 64), hidden_size=hidden, intermediate_size=4 * hidden,
-        num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=4, tie_word_embeddings=True,
-        max_position_embeddings=512, rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
-        bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
-    # eager attention in bf16 is twice as fast as the fused kernels' backward on a CPU at these lengths
-    model = Qwen2ForCausalLM._from_config(config, attn_implementation="eager")
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
-    rest = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
-    optimizers = [
-        torch.optim.Muon(matrices, lr=0.02, momentum=0.95, weight_decay=0.01),
-        torch.optim.AdamW(rest, lr=1e-2, betas=(0.9, 0.95), weight_decay=0.0),
-    ]
-    peaks = [0.02, 1e-2]
-    problems = [r for r in countdown.load("pretrain", None, 0) if solvable(r)]
-    step, chunk, seen = 0, 0, 0
-    if (state_file := directory / "state.pt").exists():
-        state = torch.load(state_file, weights_only=True)
-        model.load_state_dict(state["model"])
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        step, chunk, seen = state["step"], state["chunk"] + 1, state["seen"]
-    bar = tqdm(total=steps_total, initial=step, desc="pre-training", unit="step")
-    log = open(directory / "pretraining.jsonl", "a")
-    began, running = time.time(), None
-    for chunk, batch in batches(tokenizer, problems, tokens, seed, chunk):
-        if step >= steps_total:
-            break
-        scale = min(1.0, (step + 1) / 50) * min(1.0, 2 * (1 - step / steps_total))
-        for optimizer, peak in zip(optimizers, peaks, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = peak * scale
-        width = max(len(ids) for ids, _ in batch)
-        ids = torch.full((len(batch), width), tokenizer.pad_token_id)
-        learnt = torch.zeros((len(batch), width), dtype=torch.bool)
-        for k, (row, mask) in enumerate(batch):
-            ids[k, : len(row)] = torch.tensor(row)
-            learnt[k, : len(row)] = torch.tensor(mask)
-        where = learnt[:, 1:]
-        with torch.autocast("cpu", torch.bfloat16):
-            hidden_states = model.model(ids[:, :-1]).last_hidden_state[where]  # right padding needs no mask
-            logits = model.lm_head(hidden_states)
-        loss = torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][where])
-        loss.backward()
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        step += 1
-        seen += int(ids.numel())
-        running = loss.item() if running is None else 0.95 * running + 0.05 * loss.item()
-        bar.update()
-        if step % log_every == 0:
-            bar.set_postfix(loss=f"{running:.3f}", tokens=f"{seen / 1e6:.1f}M")
-            line = {"step": step, "loss": running, "tokens": seen, "lr": peaks[0] * scale, "seconds": time.time() - began}
-            log.write(json.dumps(line) + "\n")
-            log.flush()
-        if step % save_every == 0:
-            state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
-            torch.save(state | {"step": step, "chunk": chunk, "seen": seen}, str(state_file) + ".new")
-            Path(str(state_file) + ".new").replace(state_file)
-            save(model, tokenizer, directory)
-    bar.close()
-    save(model, tokenizer, directory)
-    return directory
-
-
-def solvable(row: dict) -> bool:
-    """Whether the search of the corpus can reach the target (fractions on the way are beyond it)."""
-    return any(v == row["target"] for r in steps(row["nums"]) for _, v in r[5])
-
-
-def save(model, tokenizer, directory: Path) -> None:
-    """Save model (bf16) and tokenizer."""
-    import copy
-
-    import torch
-
-    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(directory)
-    tokenizer.save_pretrained(directory)

@@ -28,6 +28,8 @@ KINDS = ("empty", "value", "usage", "first_step", "search")
 _TOKEN = re.compile(r"([0-9]+(?:\.[0-9]+)?)|(!=|[-+*/()=:])|([A-Za-z]+)|(\S)")
 #: other ways to write an operator, and list marks at the start of a line, which are none
 _SAME = str.maketrans("×·⋅÷−–[]{}", "***/--()()")
+#: the embedded model's `9 * 3 = 27 and 4 :` names the number that is left, which `_taken_on` knows by itself
+_LEFT = re.compile(r" and [0-9]{1,9} :")
 _MARK = re.compile(r"(?m)^[ \t]*(?:[-*•]|[0-9]{1,2}[.)])[ \t]+")
 _WORDS = {"x": "*", "times": "*", "plus": "+", "minus": "-", "equals": "="}
 _VALUE_WORDS = {"low", "high", "short", "off", "result", "got", "target", "instead", "gives", "gave", "aim"}
@@ -109,7 +111,7 @@ def _without_steps(words: set[str], numbers: Counter, nums: list[int], target: i
 def _runs(text: str) -> list[str | list]:
     """The words, in lower case, and the unbroken runs of numbers and signs between them."""
     runs: list[str | list] = [[]]
-    for number, sign, word, _other in _TOKEN.findall(_MARK.sub("\n; ", text.replace("\\times", "*")).translate(_SAME)):
+    for number, sign, word, _other in _TOKEN.findall(_MARK.sub("\n; ", _LEFT.sub(" :", text.replace("\\times", "*"))).translate(_SAME)):
         sign = sign or (_WORDS.get(word.lower(), "") if runs[-1] and isinstance(runs[-1], list) else "")
         if number:
             runs[-1].append(Fraction(number) if len(number) <= DIGITS else None)

@@ -39,13 +39,14 @@ class HFSampler:
         temperature: float,
         seed: int,
         desc: str = "generating",
+        begin: str = "",
     ) -> list[list[Completion]]:
         """`n` completions of each conversation, in the order that they were given; temperature 0 is greedy.
 
-        The caller's random state is left as it was. Shape: `len(conversations)` lists of `n`.
+        `begin`: words put into the model's mouth; the completion's text begins with them, its tokens count without. The caller's random state is left as it was. Shape: `len(conversations)` lists of `n`.
         """
         tokenizer = self.policy.tokenizer
-        texts = [tokenizer.apply_chat_template(c, tokenize=False, add_generation_prompt=True) for c in conversations]
+        texts = [tokenizer.apply_chat_template(c, tokenize=False, add_generation_prompt=True) + begin for c in conversations]
         ids = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
         order = sorted(range(len(ids)), key=lambda k: -len(ids[k]))  # longest first: memory runs out at once or never
         results: list[list[Completion]] = [[] for _ in ids]
@@ -67,7 +68,7 @@ class HFSampler:
                     torch.cuda.empty_cache()
                     continue
                 for k, own in zip(chunk, completions, strict=True):
-                    results[k] = own
+                    results[k] = [c._replace(text=begin + c.text) for c in own] if begin else own
                 place += len(chunk)
                 bar.update(len(chunk))
         bar.close()
@@ -96,7 +97,7 @@ class HFSampler:
     def _completion(self, ids: list[int], ends: list[int]) -> Completion:
         length = next((k for k, token in enumerate(ids) if token in ends), None)
         kept = ids if length is None else ids[:length]
-        return Completion(self.policy.tokenizer.decode(kept, skip_special_tokens=True).strip(), length is None, len(kept) + (length is not None))
+        return Completion(self.policy.tokenizer.decode(kept, skip_special_tokens=True), length is None, len(kept) + (length is not None))
 
 
 class VLLMSampler:

@@ -95,6 +95,7 @@ class Settings(BaseModel):
     micro_batch: int = Field(8, gt=0, description="reflections in one forward and backward pass of training")
     sample_batch: int = Field(64, gt=0, description="conversations generated at a time; halved when memory runs out")
     gradient_checkpointing: bool = Field(True, description="less memory for a third more time")
+    gpus: int = Field(1, gt=0, description="processes that train one model, one GPU each, by accelerate; the batch stays")
     engine: Literal["hf", "vllm"] = Field("hf", description="who generates when attempts are collected and evaluated")
 
     @field_validator("*", mode="before")

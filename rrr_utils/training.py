@@ -60,7 +60,7 @@ class RetryReward:
         """Rewards in 0..1, one a completion."""
         texts = [c[0]["content"] if isinstance(c, list) else c for c in completions]
         rows = [json.loads(text) for text in row]
-        retries = self.retry(rows, attempt, [text.strip() for text in texts], trainer_state.global_step)
+        retries = self.retry(rows, attempt, texts, trainer_state.global_step)
         verdicts = [[self.right(c.text, one) for c in own] for own, one in zip(retries, rows, strict=True)]
         rewards = [sum(own) / len(own) for own in verdicts]
         self.generated_tokens += sum(map(len, completion_ids)) + sum(c.tokens for own in retries for c in own)

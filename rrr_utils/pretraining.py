@@ -1,0 +1,210 @@
+"""Pre-training of the embedded model, and the gate that it must pass before any reinforcement learning (notebook A1).
+
+    pretrain(directory)      the model from nothing, with one seed
+    gate(settings)           on dev: first try, arithmetic, and how often each kind of reflection rescues a failure
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import math
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+from transformers import Qwen2Config, Qwen2ForCausalLM, set_seed
+
+from rrr_utils import conversation, reflections, stats
+from rrr_utils.miniature import EMPTY, WARM_UP, build_tokenizer, document, solvable
+from rrr_utils.policy import load_base
+from rrr_utils.sampling import HFSampler
+from rrr_utils.settings import Settings
+from rrr_utils.tasks import countdown
+
+
+def encode(tokenizer, documents: list[tuple[conversation.Messages, list[bool]]]) -> list[tuple[list[int], list[bool]]]:
+    """Token ids of whole documents and which of them are learnt (an assistant's words and their `<|end|>`)."""
+    pieces, owner, learnt = [], [], []
+    for k, (messages, mask) in enumerate(documents):
+        for message, learn in zip(messages, mask, strict=True):
+            pieces += [f"<|{message['role']}|>", f"{message['content']}<|end|>"]
+            owner += [k, k]
+            learnt += [False, learn]
+    encoded = [([], []) for _ in documents]
+    for k, ids, learn in zip(owner, tokenizer(pieces, add_special_tokens=False)["input_ids"], learnt, strict=True):
+        encoded[k][0].extend(ids)
+        encoded[k][1].extend([learn] * len(ids))
+    return encoded
+
+
+def batches(tokenizer, problems: list[dict], tokens: int, seed: int) -> Iterator[list[tuple[list[int], list[bool]]]]:
+    """Batches of about `tokens` tokens, of documents of like length, without end: `[(ids, learnt), ...]`."""
+    for chunk in itertools.count():
+        rng = random.Random(f"{seed}-{chunk}")
+        drills = WARM_UP["drill"] if chunk < WARM_UP["chunks"] else 0.0
+        documents = encode(tokenizer, [document(problems, rng, drills)[1:] for _ in range(8192)])
+        documents.sort(key=lambda d: len(d[0]))
+        made, batch = [], []
+        for ids, learnt in documents:
+            if (len(batch) + 1) * len(ids) > tokens:
+                made.append(batch)
+                batch = []
+            batch.append((ids, learnt))
+        rng.shuffle(made)
+        yield from made
+
+
+#: optimiser steps of the model in `data/embedded`
+STEPS = 4000
+
+
+def pretrain(
+    directory: Path, steps_total: int = STEPS, tokens: int = 8_000, seed: int = 0, threads: int = 1,
+    hidden: int = 128, layers: int = 4, log_every: int = 25, save_every: int = 250,
+) -> Path:  # fmt: skip
+    """Pre-train from nothing (or go on from `directory/state.pt`) and save model and tokenizer into `directory`.
+
+    Muon on the matrices, AdamW on the rest; the rate falls linearly to zero over the last half. Writes
+    `pretraining.jsonl`, a line per `log_every` steps.
+    """
+    torch.set_num_threads(threads)
+    set_seed(seed)
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    tokenizer = build_tokenizer()
+    config = Qwen2Config(
+        vocab_size=64 * math.ceil(len(tokenizer) / 64), hidden_size=hidden, intermediate_size=4 * hidden,
+        num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=4, tie_word_embeddings=True,
+        max_position_embeddings=512, rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+        bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    # eager attention in bf16 is twice as fast as the fused kernels' backward on a CPU at these lengths
+    model = Qwen2ForCausalLM._from_config(config, attn_implementation="eager")
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+    rest = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
+    optimizers = [
+        torch.optim.Muon(matrices, lr=0.02, momentum=0.95, weight_decay=0.01),
+        torch.optim.AdamW(rest, lr=1e-2, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+    peaks = [0.02, 1e-2]
+    problems = [r for r in countdown.load("pretrain", None, 0) if solvable(r)]
+    step, seen = 0, 0
+    if (state_file := directory / "state.pt").exists():
+        state = torch.load(state_file, weights_only=True)
+        model.load_state_dict(state["model"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        step, seen = state["step"], state["seen"]
+    bar = tqdm(total=steps_total, initial=step, desc="pre-training", unit="step")
+    log = open(directory / "pretraining.jsonl", "a")
+    began, running = time.time(), None
+    for batch in itertools.islice(batches(tokenizer, problems, tokens, seed), step, steps_total):  # a resumed run skips what it saw
+        scale = min(1.0, (step + 1) / 50) * min(1.0, 2 * (1 - step / steps_total))
+        for optimizer, peak in zip(optimizers, peaks, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = peak * scale
+        width = max(len(ids) for ids, _ in batch)
+        ids = torch.full((len(batch), width), tokenizer.pad_token_id)
+        learnt = torch.zeros((len(batch), width), dtype=torch.bool)
+        for k, (row, mask) in enumerate(batch):
+            ids[k, : len(row)] = torch.tensor(row)
+            learnt[k, : len(row)] = torch.tensor(mask)
+        where = learnt[:, 1:]
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden_states = model.model(ids[:, :-1]).last_hidden_state[where]  # right padding needs no mask
+            logits = model.lm_head(hidden_states)
+        loss = torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][where])
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        step += 1
+        seen += int(ids.numel())
+        running = loss.item() if running is None else 0.95 * running + 0.05 * loss.item()
+        bar.update()
+        if step % log_every == 0:
+            bar.set_postfix(loss=f"{running:.3f}", tokens=f"{seen / 1e6:.1f}M")
+            line = {"step": step, "loss": running, "tokens": seen, "lr": peaks[0] * scale, "seconds": time.time() - began}
+            log.write(json.dumps(line) + "\n")
+            log.flush()
+        if step % save_every == 0:
+            state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
+            torch.save(state | {"step": step, "seen": seen}, str(state_file) + ".new")
+            Path(str(state_file) + ".new").replace(state_file)
+            save(model, tokenizer, directory)
+    bar.close()
+    save(model, tokenizer, directory)
+    return directory
+
+
+def save(model, tokenizer, directory: Path) -> None:
+    """Save model (bf16) and tokenizer."""
+    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
+#: how a reflection of each kind begins; an empty one is given whole, the others the model goes on from
+OPENINGS = {
+    "empty": EMPTY[0],
+    "value": "My result was",
+    "usage": "I must use each of",
+    "first_step": "I could start with",
+    "search": "Aim",
+}
+
+
+def gate(settings: Settings, decoding: str = "greedy") -> dict:
+    """What the untrained model can do on the dev split, and what each kind of reflection, forced in turn, is worth.
+
+    Rescue rates are shares of the failed first tries whose retry is right. `spread` compares the best kind with an empty
+    reflection, clustered by multiset; `passed` says which of the four conditions hold:
+    first try 20-50%; arithmetic at least 95% right; spread at least 15 points with an interval above 5; own no more than
+    2 points below blind.
+    """
+    temperature = 0.0 if decoding == "greedy" else settings.temperature
+    sampler = HFSampler(load_base(settings), settings.sample_batch)
+
+    def say(conversations: list, max_tokens: int, seed: int, desc: str, begin: str = "") -> list[str]:
+        return [own[0].text for own in sampler.sample(conversations, 1, max_tokens, temperature, seed, desc, begin)]
+
+    def right(texts: list[str], rows: list[dict]) -> list[int]:
+        return [int(countdown.verify(text, row).correct) for text, row in zip(texts, rows, strict=True)]
+
+    rows = countdown.load("dev", None, 0)
+    attempts = say([conversation.attempt(countdown, row) for row in rows], settings.attempt_tokens, 1, "first try")
+    solved = right(attempts, rows)
+    told = [(row, attempt) for row, attempt, ok in zip(rows, attempts, solved, strict=True) if not ok]
+    failed, clusters = [row for row, _ in told], [row["cluster"] for row, _ in told]
+    asked = [conversation.reflect(countdown, row, attempt) for row, attempt in told]
+
+    def rescued(texts: list[str], desc: str) -> list[int]:
+        again = [conversation.retry(countdown, row, attempt, text) for (row, attempt), text in zip(told, texts, strict=True)]
+        return right(say(again, settings.attempt_tokens, 2, f"retry, {desc}"), failed)
+
+    written = {"own": say(asked, settings.reflection_tokens, 3, "own reflection")}
+    for kind, opening in OPENINGS.items():
+        written[kind] = [opening] * len(told) if kind == "empty" else say(asked, settings.reflection_tokens, 4, kind, opening)
+    by_kind = {kind: rescued(texts, kind) for kind, texts in written.items()}
+    blind = [conversation.blind_retry(countdown, row, attempt) for row, attempt in told]
+    by_kind["blind"] = right(say(blind, settings.attempt_tokens, 5, "blind retry"), failed)
+
+    contents = [reflections.classify(text, row) for text, row in zip(written["search"], failed, strict=True)]
+    expressions = sum(c.expressions for c in contents)
+    arithmetic = sum(c.right * c.expressions for c in contents if c.right is not None) / max(1, expressions)
+    rates = {kind: sum(values) / len(values) for kind, values in by_kind.items()}
+    best = max(OPENINGS, key=rates.get)
+    spread = stats.paired_difference(by_kind[best], by_kind["empty"], clusters)
+    first = sum(solved) / len(rows)
+    passed = {
+        "first_try": 0.20 <= first <= 0.50, "arithmetic": arithmetic >= 0.95,
+        "spread": spread.difference >= 0.15 and spread.ci_low > 0.05, "own_not_below_blind": rates["own"] >= rates["blind"] - 0.02,
+    }  # fmt: skip
+    return {
+        "decoding": decoding, "items": len(rows), "failures": len(told), "first_try": first, "arithmetic": arithmetic, "rescued": rates,
+        "best_kind": best, "spread": spread.difference, "spread_low": spread.ci_low, "spread_high": spread.ci_high, "passed": passed,
+    }  # fmt: skip
