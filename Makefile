@@ -42,7 +42,7 @@ $(VENV)/stamp: requirements.lock pyproject.toml
 reproduce: $(VENV)/stamp
 	@$(VENV)/bin/snakemake --workflow-profile none --nolock --ignore-incomplete --rerun-triggers mtime --quiet all --cores $(CORES) \
 	  $(if $(filter-out 0,$(GPUS)),--resources gpu=$(GPUS)) --config profile='$(PROFILE)' seeds='$(SEEDS)' overrides='$(OVERRIDES)' \
-	  || { echo "Not finished: the lines above say why. What was computed stays; the same command goes on from there." >&2; exit 1; }
+	  || { [ $$? -eq 2 ] || echo "Not finished: the lines above say why. What was computed stays; the same command goes on from there." >&2; exit 1; }
 	@$(PY) -c 'import json, sys; from rrr_utils import results, settings; \
 	print((results.stage_dir(settings.load(sys.argv[1], json.loads(sys.argv[2])), "tables") / "report.md").read_text())' \
 	  '$(PROFILE)' '$(OVERRIDES)'

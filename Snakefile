@@ -12,12 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir)))
 from rrr_utils import launch, results
-from rrr_utils.settings import load
+from rrr_utils.settings import SettingsError, load
 
-overrides = config.get("overrides") or {}
-overrides = json.loads(overrides) if isinstance(overrides, str) else dict(overrides)
-seeds = config.get("seeds", 0)
-seeds = [int(seed) for seed in (str(seeds).strip("()[]").replace(",", " ").split())]
 notebooks = Path(config.get("notebooks", results.ROOT / "notebooks"))
 GPU = 1 if launch.gpus() else 0
 
@@ -33,7 +29,24 @@ def flag(stage, seed=None):
     return str(path)
 
 
+def read_overrides(given):
+    """Settings beyond the profile: a JSON object, as text or as Snakemake has read it."""
+    try:
+        return dict(json.loads(given) if isinstance(given, str) else given or {})
+    except (TypeError, ValueError):
+        raise SettingsError(f"overrides must be a JSON object such as '{{\"steps\": 5}}', got {given!r}") from None
+
+
+def read_seeds(given):
+    """0 or 0,1,2 as a list of numbers."""
+    try:
+        return [int(seed) for seed in str(given or 0).strip("()[]").replace(",", " ").split()] or [0]
+    except ValueError:
+        raise SettingsError(f"seeds must be numbers such as 0,1,2, got {given!r}") from None
+
+
 try:
+    overrides, seeds = read_overrides(config.get("overrides")), read_seeds(config.get("seeds", 0))
     FAILURES, VANILLA = flag("failures", seeds[0]), flag("evaluate")
     TRAIN = {seed: flag("train", seed) for seed in seeds}
     EVALUATE = {seed: flag("evaluate", seed) for seed in seeds}
