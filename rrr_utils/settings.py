@@ -184,7 +184,25 @@ def load(profile: str = "tiny", overrides: dict[str, Any] | None = None) -> Sett
     presets = _read_yaml(DATA / "presets.yaml")
     if preset is not None and preset not in presets:
         raise SettingsError(f"unknown preset '{preset}'{nearest(str(preset), list(presets))}")
-    return build({"profile": path.stem, **values, **(presets[preset] if preset else {}), **overrides}, str(path))
+    chosen = {"profile": path.stem, **values, **(presets[preset] if preset else {}), **overrides}
+    if preset and "micro_batch" in presets[preset] and "micro_batch" not in overrides:
+        chosen["micro_batch"] = _largest_divisor(chosen, presets[preset]["micro_batch"])
+    return build(chosen, str(path))
+
+
+def _largest_divisor(values: dict[str, Any], limit: int) -> int:
+    """The preset's micro-batch, or the largest below it that divides the batch: a preset must fit every profile.
+
+    >>> _largest_divisor({"failures_per_step": 6, "reflections_per_failure": 8}, 32)
+    24
+    """
+    defaults = Settings.model_fields
+    sizes = [values.get(name, defaults[name].default) for name in ("failures_per_step", "reflections_per_failure")]
+    try:
+        batch = int(sizes[0]) * int(sizes[1])
+        return max(size for size in range(1, limit + 1) if batch % size == 0)
+    except (TypeError, ValueError):
+        return limit  # no numbers: the settings' own check says so
 
 
 def build(values: dict[str, Any], where: str = "settings") -> Settings:

@@ -156,7 +156,7 @@ def test_open_stage_goes_on_with_the_same_identity_and_moves_others_aside(made, 
     (folder / "failures.jsonl").write_text("{}\n")
     (folder / ".launch.lock").write_text("")
     assert (results.open_stage(made(threads=2), "failures") / "failures.jsonl").exists()
-    assert not (results.open_stage(made(rounds=[1]), "failures") / "failures.jsonl").exists()
+    assert not (results.open_stage(made(rounds=[7]), "failures") / "failures.jsonl").exists()
     assert "aside" in capsys.readouterr().out
     aside = list(folder.parent.glob("failures.stale-*"))
     assert [path.name for path in aside] == [f"failures.stale-{hash_of(made(), 'failures')}"]
@@ -164,7 +164,7 @@ def test_open_stage_goes_on_with_the_same_identity_and_moves_others_aside(made, 
     assert (folder / ".launch.lock").exists()
     (folder / "failures.jsonl").write_text("{}\n")
     results.open_stage(made(), "failures")
-    results.open_stage(made(rounds=[1]), "failures")  # back and forth: nothing is overwritten
+    results.open_stage(made(rounds=[7]), "failures")  # back and forth: nothing is overwritten
     assert len(list(folder.parent.glob("failures.stale-*"))) == 3
 
 

@@ -21,6 +21,14 @@ def test_a_preset_never_changes_what_is_computed():
         assert not meaning & values.keys()
 
 
+def test_a_preset_s_micro_batch_gives_way_to_the_batch_but_one_s_own_does_not():
+    assert load("tiny", {"failures_per_step": 3, "preset": "cpu"}).micro_batch == 24
+    with pytest.raises(SettingsError, match="does not divide the batch of 24"):
+        load("tiny", {"failures_per_step": 3, "micro_batch": 16})
+    with pytest.raises(SettingsError, match="failures_per_step"):
+        load("tiny", {"failures_per_step": "three"})
+
+
 def test_stage_fields_are_settings():
     assert {name for fields in STAGE_FIELDS.values() for name in fields} <= Settings.model_fields.keys()
 
