@@ -190,8 +190,10 @@ def main() -> int:
     """The command line: rescore a run's kept texts."""
     parser = argparse.ArgumentParser(prog="python -m rrr_utils.evaluation", description="Verdicts and cells again from kept generations.")
     parser.add_argument("--rescore", metavar="DIR", type=Path, required=True, help="an evaluate directory (or a published one)")
+    parser.add_argument("--task", metavar="FILE", help="the .py file of a task of your own, whose place no result records")
+    given = parser.parse_args()
     try:
-        print(cells.rescore(parser.parse_args().rescore).to_string(index=False))
+        print(cells.rescore(given.rescore, task=given.task).to_string(index=False))
     except ValueError as error:
         print(f"rescore: {error}", file=sys.stderr)
         return 2

@@ -20,7 +20,7 @@ from rrr_utils.settings import Settings
 def load_rows(task: ModuleType, settings: Settings, split: str, n: int | None) -> list[dict]:
     """Rows of a split from the settings' source; a task that counts bad rows is told how many are tolerated."""
     tolerant = {"max_bad_rows": settings.max_bad_rows} if "max_bad_rows" in inspect.signature(task.load).parameters else {}
-    return task.load(split, n, 0, settings.source, **tolerant)
+    return tasks.check_rows(task, split, task.load(split, n, 0, settings.source, **tolerant))
 
 
 def sample(settings: Settings) -> None:
@@ -52,11 +52,12 @@ def finish(settings: Settings) -> dict:
     directory, (train, dev) = results.stage_dir(settings, "failures"), queries(settings)
     records = read_log(directory / "attempts.jsonl")
     kept = failures(train, records, settings.failures_per_query)[: settings.failures_wanted]
-    kept_dev = failures(dev, read_log(directory / "dev_attempts.jsonl"), 1)[: settings.dev_items]
-    if not kept or not kept_dev:
-        raise results.ResultsError(
-            f"the model failed none of {len(train)} train or none of {len(dev)} dev queries: there is nothing to reflect on; choose a harder task"
-        )
+    dev_records = read_log(directory / "dev_attempts.jsonl")
+    kept_dev = failures(dev, dev_records, 1)[: settings.dev_items]
+    for split, rows, log, found in (("train", train, records, kept), ("dev", dev, dev_records, kept_dev)):
+        if not found:
+            why = why_none(log, settings.attempt_tokens)
+            raise results.ResultsError(f"no failures of {len(rows)} {split} queries to reflect on: {why}")
     outputs = [directory / "failures.jsonl", directory / "dev_failures.jsonl"]
     for path, rows in zip(outputs, (kept, kept_dev), strict=True):
         results.write_jsonl(path, rows)
@@ -77,10 +78,8 @@ def sample_round(
     for start in range(0, len(rows), block):
         part = rows[start : start + block]
         conversations = [conversation.attempt(task, row, settings.chain_of_thought) for row in part]
-        done = f"{start + len(part)}/{len(rows)}"
-        completions = sampler.sample(
-            conversations, samples, settings.attempt_tokens, temperature, seed=1000 * number + start, desc=f"attempts, round {number + 1}, {done}"
-        )
+        desc = f"attempts, round {number + 1}, {start + len(part)}/{len(rows)}"
+        completions = sampler.sample(conversations, samples, settings.attempt_tokens, temperature, 1000 * number + start, desc)
         lines = []
         for row, own in zip(part, completions, strict=True):
             verdicts = [task.verify(c.text, row) for c in own]
@@ -122,6 +121,23 @@ def failures(rows: list[dict], records: list[dict], most: int) -> list[dict]:
     return lines
 
 
+def cut_off(records: list[dict]) -> int:
+    """How many wrong attempts the token limit cut off: they are no answers, so nothing is to be learnt from reflecting on them."""
+    return sum(r["sampled"] - r["solved"] - len(r["failures"]) for r in records)
+
+
+def why_none(records: list[dict], limit: int) -> str:
+    """Why there are no failures, and what to do.
+
+    >>> why_none([{"sampled": 4, "solved": 1, "failures": []}], 16)
+    '3 of 4 attempts were cut off at attempt_tokens 16 and none of the others is wrong; raise attempt_tokens'
+    """
+    if cut := cut_off(records):
+        sampled = sum(r["sampled"] for r in records)
+        return f"{cut} of {sampled} attempts were cut off at attempt_tokens {limit} and none of the others is wrong; raise attempt_tokens"
+    return "the model answers all of them right; choose a harder task"
+
+
 def statistics(records: list[dict], kept: list[dict], kept_dev: list[dict]) -> dict:
     """What notebook 01 shows: how many attempts were sampled, how many were right, how the rest failed."""
     queries = tally(records).values()
@@ -129,5 +145,6 @@ def statistics(records: list[dict], kept: list[dict], kept_dev: list[dict]) -> d
     return {
         "queries": len(queries), "attempts": sampled, "solved": solved, "accuracy": solved / max(1, sampled),
         "never_solved": sum(q["solved"] == 0 for q in queries), "always_solved": sum(q["solved"] == q["sampled"] for q in queries),
-        "failures": len(kept), "dev_failures": len(kept_dev), "errors": dict(collections.Counter(f["error"] for f in kept).most_common()),
+        "cut_off": cut_off(records), "failures": len(kept), "dev_failures": len(kept_dev),
+        "errors": dict(collections.Counter(f["error"] for f in kept).most_common()),
     }  # fmt: skip

@@ -72,8 +72,9 @@ def classify(text: str, row: dict | None = None) -> Content:
     >>> classify("I got 27 instead of 31.", row).kind
     'value'
     """
-    nums = [n for n in (row or {}).get("nums") or [] if isinstance(n, int)]
-    target = (row or {}).get("target")
+    nums, target = ((row or {}).get(name) for name in ("nums", "target"))  # another task's row may call something else so
+    nums = [n for n in nums if isinstance(n, int)] if isinstance(nums, list) else []
+    target = target if isinstance(target, int) else None
     words, numbers, steps, derived = set(), Counter(), [], {}
     for run in _runs(text):
         if isinstance(run, str):

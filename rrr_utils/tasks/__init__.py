@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -70,6 +71,49 @@ def check(module: ModuleType, name: str) -> ModuleType:
     if source is not None and not isinstance(source, str):
         raise DataError(f"task '{name}': DEFAULT_SOURCE must be of type str, not {type(source).__name__}")
     return module
+
+
+def check_rows(task: ModuleType, split: str, rows: list[dict]) -> list[dict]:
+    """The rows that `load` gave, where stages can work with them and with what the task says of the first one.
+
+    What is wrong ends in a DataError before a model is loaded for it, and not in an error in the middle of a run.
+    """
+    name, seen = f"task '{task.__name__}'", set()
+
+    def typed(what: str, value: object, kind: type, called: str) -> None:
+        if not isinstance(value, kind):
+            raise DataError(f"{name}: {what} {called}, not {type(value).__name__}")
+
+    typed("load must give", rows, list, "a list of rows")
+    if not rows:
+        raise DataError(f"{name} has no rows of split '{split}'")
+    for row in rows:
+        typed("load must give", row, dict, "rows that are dicts")
+        for key in ("id", "cluster"):
+            if key not in row:
+                raise DataError(f"{name}: a row of split '{split}' has no '{key}': every row needs 'id' and 'cluster'")
+            typed(f"a row's '{key}' must be", row[key], str, "text")
+        if row["id"] in seen:
+            raise DataError(f"{name}: two rows of split '{split}' have the id '{row['id']}': an id names one row")
+        seen.add(row["id"])
+        try:
+            same = json.loads(json.dumps(row)) == row
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{name}: row '{row['id']}' cannot be written as JSON: {_one_line(error)}") from None
+        if not same:
+            raise DataError(f"{name}: row '{row['id']}' is another one once written as JSON and read again: use lists, and text for keys")
+    said = {}
+    for what, call in {"prompt": lambda: task.prompt(rows[0]), "verify": lambda: task.verify("", rows[0])}.items():
+        try:
+            said[what] = call()
+        except Exception as error:  # the task is someone's program
+            raise DataError(f"{name}: {what} raised {_one_line(error)} for row '{rows[0]['id']}'") from error
+    typed("prompt must give", said["prompt"], str, "text")
+    typed("verify must give", verdict := said["verify"], Verdict, "a Verdict")
+    if verdict.error not in (None, *task.ERRORS) or (verdict.error is None) != verdict.correct:
+        known = ", ".join(task.ERRORS)
+        raise DataError(f"{name}: verify gave the error {verdict.error!r} where ERRORS has {known}, and None is for a right answer")
+    return rows
 
 
 def fingerprint(task: ModuleType, source: str | None) -> str:

@@ -1,0 +1,164 @@
+"""A task of one's own: the one that README shows goes through all four stages, and one that is not whole is told so in a line."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import helpers_models
+import pandas as pd
+import pytest
+
+from rrr_utils import cells, launch, publish, results, settings, tasks
+from rrr_utils.results import ROOT
+
+TASK = ROOT / "tests" / "data" / "sorting_task.py"
+SOURCE = "procedural:letters=abc"
+MARKER = "<!-- third task -->"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """A model whose every text is one of the task's answers, so that one in fifteen is right."""
+    task, folder = tasks.get(str(TASK)), tmp_path_factory.mktemp("own") / "letters"
+    answers = sorted({row["cluster"] for split in task.SPLITS for row in task.load(split, None, 0, SOURCE)})
+    tokenizer = helpers_models.byte_tokenizer(answers)
+    helpers_models.save_model(folder, tokenizer, answers, ends=0.9)
+    helpers_models.same_tokenizer(tokenizer, folder, ["abcc is not ab cc", "ä 中\n  \t<answer>"])
+    return folder
+
+
+def given(folder: Path, model: Path, **more):
+    values = {"task": str(TASK), "model": str(model), "source": SOURCE, "results_dir": str(folder), "seed": 0}
+    few = {**helpers_models.FEW, "steps": 3, "failures_per_step": 8, "failures_wanted": 40, "train_queries": 20}
+    return settings.load("tiny", {**few, **values, **more})
+
+
+# ---------------------------------------------------------------- the task itself
+
+
+def test_it_is_a_task_of_under_40_lines():
+    task = tasks.get(str(TASK))
+    assert len(TASK.read_text().splitlines()) < 40
+    splits = {split: task.load(split, None, 0) for split in task.SPLITS}
+    clusters = {split: {row["cluster"] for row in rows} for split, rows in splits.items()}
+    assert sum(map(len, splits.values())) == 8**4 and sum(map(len, clusters.values())) == math.comb(8 + 4 - 1, 4)
+    assert all(rows and rows[:3] == task.load(split, 3, 0) for split, rows in splits.items())
+    row = {"id": "dcab", "cluster": "abcd", "word": "dcab"}
+    assert task.verify("abcd", row) == (True, None, True)
+    assert task.verify("Sorted: ABCD", row) == (False, "wrong_letters", True)
+    assert task.verify("dcba", row) == (False, "wrong_order", False)
+    for text in ("", "\x00", "\ud800", "a" * 100_000, "ａｂｃｄ"):
+        assert task.verify(text, row) == (False, "wrong_letters", False)
+    with pytest.raises(tasks.DataError, match="no split 'tset' of source"):
+        task.load("tset", 1, 0)
+    with pytest.raises(tasks.DataError, match="written like procedural:letters=abcdefgh"):
+        task.load("test", 1, 0, "words.txt")
+
+
+def test_readme_shows_it_as_it_is():
+    readme = ROOT / "README.md"
+    if not readme.is_file() or MARKER not in readme.read_text(encoding="utf-8"):
+        pytest.skip(f"README.md has no {MARKER}")
+    shown = readme.read_text(encoding="utf-8").split(MARKER)[1].split("```python\n")[1].split("```")[0]
+    assert shown.strip() == TASK.read_text(encoding="utf-8").strip()
+
+
+# ---------------------------------------------------------------- through the stages
+
+
+def test_all_four_stages_by_their_functions(tmp_path, model, capsys):
+    one = given(tmp_path / "runs", model)
+    done = helpers_models.all_stages(one)
+    home = tmp_path / "runs" / "tiny" / "sorting_task" / "letters"
+    assert {p.relative_to(home).as_posix() for p in home.glob("*/*/result.json")} == {
+        f"{stage}/result.json" for stage in ("vanilla/failures", "vanilla/evaluate", "seed0/train", "seed0/evaluate")
+    }
+    assert done["failures"]["identity"]["task"] == "sorting_task" and 30 < done["failures"]["summary"]["failures"] <= 40
+    assert done["failures"]["summary"]["errors"].keys() <= set(tasks.get(str(TASK)).ERRORS)
+    logged = results.read_jsonl(home / "seed0" / "train" / "reflections.jsonl")
+    assert len(logged) == 3 * 8 * 4 and {line["reward"] for line in logged} == {0.0, 1.0}
+    frame = pd.read_csv(home.parents[1] / "tables" / "cells.csv")
+    assert set(frame["task"]) == {"sorting_task"} and len(frame) == 3 * 2 * 4 and (frame["n"] == 10).all()
+    assert "sorting_task, letters" in (home.parents[1] / "tables" / "report.md").read_text()
+    again = cells.rescore(home / "seed0" / "evaluate", task=str(TASK))
+    assert again["correct"].tolist() == pd.read_csv(home / "seed0" / "evaluate" / "cells.csv")["correct"].tolist()
+    marks = "".join(f"<!-- generated:{name} -->\n<!-- /generated:{name} -->\n" for name in ("table", "kinds", "examples"))
+    (tmp_path / "README.md").write_text(marks)
+    published = publish.publish(one, tmp_path)
+    assert (published / "sorting_task" / "letters" / "seed0" / "evaluate" / "samples.jsonl.gz").is_file()
+    capsys.readouterr()
+    # the same task from another place is the same task, and a raised VERSION is not
+    moved = tmp_path / "sorting_task.py"
+    moved.write_text(TASK.read_text())
+    assert results.done(given(tmp_path / "runs", model, task=str(moved)), "evaluate")
+    moved.write_text(TASK.read_text().replace("VERSION = 1", "VERSION = 2"))
+    assert not results.done(given(tmp_path / "runs", model, task=str(moved)), "evaluate")
+
+
+@pytest.mark.slow
+def test_all_four_notebooks_by_the_launcher(tmp_path, model):
+    one = given(tmp_path / "runs", model)
+    said = helpers_models.launch_all(one)
+    assert [line.split()[1] for line in said] == ["failures", "train", "evaluate", "evaluate", "tables"]
+    assert "sorting_task, letters" in (results.stage_dir(one, "tables") / "report.md").read_text()
+
+
+# ---------------------------------------------------------------- a file that is not whole
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("VERSION = 1", "VERSIONS = 1", "has no VERSION: it needs VERSION, REFLECT, ERRORS, load, prompt, verify"),
+        ("VERSION = 1", "VERSION = 1.5", "VERSION must be of type int, not float"),
+        ("REFLECT = ", "REFLECT = 3, ", "REFLECT must be of type str, not tuple"),
+        ('("wrong_letters", "wrong_order")', '["wrong_letters"]', "ERRORS must be of type tuple, not list"),
+        ("DEFAULT_SOURCE = ", "DEFAULT_SOURCE = 8, ", "DEFAULT_SOURCE must be of type str, not tuple"),
+        ("def load(", "def rows(", "has no load(split, n, seed, source=None)"),
+        ("n: int | None, ", "", "load must take load(split, n, seed, source=None)"),
+        ("def prompt(row: dict)", "def prompt(row: dict, query: str)", "prompt must take prompt(row)"),
+        ("def verify(", "def check(", "has no verify(completion, row)"),
+        ("import random", "import randomly", "cannot be loaded: ModuleNotFoundError"),
+    ],
+)
+def test_a_missing_or_wrong_name_is_one_line_before_anything_runs(tmp_path, model, capsys, old, new, words):
+    text = TASK.read_text()
+    assert old in text
+    path = tmp_path / "my_task.py"
+    path.write_text(text.replace(old, new, 1))
+    options = ["-p", f"task={path}", "-p", f"model={model}", "-p", f"results_dir={tmp_path / 'runs'}"]
+    assert launch.main(["failures", *options]) == 2
+    said = capsys.readouterr().err
+    assert words in said and str(path) in said and said.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("return rows[:n]", "return []", "has no rows of split 'train'"),
+        ("return rows[:n]", "return tuple(rows[:n])", "load must give a list of rows, not tuple"),
+        ("return rows[:n]", 'return [row["word"] for row in rows]', "load must give rows that are dicts, not str"),
+        ("return rows[:n]", 'return [{"id": row["id"], "word": row["word"]} for row in rows]', "has no 'cluster'"),
+        ('{"id": word', '{"id": 7', "'id' must be text, not int"),
+        ('{"id": word', '{"id": word[0]', "two rows of split 'train' have the id"),
+        ('"word": word}', '"word": word, "seen": {word}}', "cannot be written as JSON"),
+        ('return f"Put', 'return len(row) or f"Put', "prompt must give text, not int"),
+        ("return Verdict(error is None, error, ", "return (error is None, error, ", "verify must give a Verdict, not tuple"),
+        ('else "wrong_order"', 'else "order"\n    error = "letters"', "verify gave the error 'letters'"),
+        ("    right = ", "    right = row['answer']; ", "verify raised KeyError: 'answer' for row"),
+        ('return f"Put', 'return row["text"] or f"Put', "prompt raised KeyError: 'text' for row"),
+    ],
+)
+def test_what_a_task_gives_is_looked_at_before_a_model_is(tmp_path, model, old, new, words):
+    from rrr_utils import failures
+
+    text = TASK.read_text()
+    assert old in text
+    path = tmp_path / "my_task.py"
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(tasks.DataError) as caught:
+        failures.sample(given(tmp_path / "runs", model, task=str(path)))
+    said = str(caught.value)
+    assert words in said and "my_task" in said and "\n" not in said
