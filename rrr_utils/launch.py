@@ -225,6 +225,8 @@ def _explain(failure: Any, prefix: str, notebook: Path, folder: Path) -> str:
     if failure.error == "KeyboardInterrupt":
         return f"{prefix}stopped {where}. {again}"
     text = " ".join(failure.text.split())
+    if "No space left on device" in text and failure.error == "OSError":
+        return f"{prefix}no space left on the device ({where}; files go to {folder}): free some or set results_dir elsewhere. {again}"
     if failure.error in [kind.__name__ for kind in REFUSED]:
         return f"{prefix}{text} ({where})"
     return f"{prefix}{failure.error}: {text} ({where}; see {folder / 'failed.ipynb'}, or repeat with RRR_TRACEBACK=1). {again}"

@@ -212,6 +212,19 @@ def test_success_is_the_result_and_not_the_last_cell(tmp_path, given):
     assert "left no result.json" in launch._explain(None, "failures: ", book, tmp_path)
 
 
+def test_a_full_disk_is_told_with_its_remedy(tmp_path):
+    failure = launch_failure("OSError", "[Errno 28] No space left on device")
+    line = launch._explain(failure, "train: ", tmp_path / "02_train_reflection.ipynb", tmp_path)
+    assert line.startswith("train: no space left on the device (in cell 4 of 02_train_reflection.ipynb; files go to ")
+    assert "free some or set results_dir elsewhere" in line
+
+
+def launch_failure(error: str, text: str):
+    from rrr_utils.kernel import Failure
+
+    return Failure(4, error, text)
+
+
 WAIT = """
 import os, time
 from pathlib import Path
