@@ -271,7 +271,7 @@ def refuse_to_mix(found: list[tuple[Path, dict[str, Any]]]) -> None:
                 if now[name] != other[name]:
                     raise ResultsError(
                         f"results of different settings cannot share a table: '{name}' is {other[name]!r} in {other_path.parent} "
-                        f"and {now[name]!r} in {path.parent}. Run the older one again, or move it away"
+                        f"and {now[name]!r} in {path.parent}. Run the older one again, move it away, or give one a results_dir of its own"
                     )
 
 

@@ -9,7 +9,7 @@ import helpers_models
 import pandas as pd
 import pytest
 
-from rrr_utils import cells, launch, publish, results, settings, tasks
+from rrr_utils import cells, failures, launch, publish, reflections, results, settings, tasks
 from rrr_utils.results import ROOT
 
 TASK = ROOT / "tests" / "data" / "sorting_task.py"
@@ -104,6 +104,12 @@ def test_all_four_notebooks_by_the_launcher(tmp_path, model):
     assert "sorting_task, letters" in (results.stage_dir(one, "tables") / "report.md").read_text()
 
 
+def test_kinds_of_reflection_are_told_whatever_a_row_calls_nums_and_target():
+    for row in ({}, {"nums": 5, "target": [1]}, {"nums": "abc", "target": {"a": 1}}, {"nums": [[1], "2"], "target": "7"}):
+        assert reflections.classify("I put 3 + 4 = 7 , so 8 is wrong .", row).kind == "first_step"
+        assert reflections.classify("I should be more careful .", row).kind == "empty"
+
+
 # ---------------------------------------------------------------- a file that is not whole
 
 
@@ -152,8 +158,6 @@ def test_a_missing_or_wrong_name_is_one_line_before_anything_runs(tmp_path, mode
     ],
 )
 def test_what_a_task_gives_is_looked_at_before_a_model_is(tmp_path, model, old, new, words):
-    from rrr_utils import failures
-
     text = TASK.read_text()
     assert old in text
     path = tmp_path / "my_task.py"

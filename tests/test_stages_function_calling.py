@@ -13,7 +13,7 @@ import helpers_models
 import pandas as pd
 import pytest
 
-from rrr_utils import cells, conversation, results, settings, tasks
+from rrr_utils import cells, conversation, failures, results, settings, tasks
 from rrr_utils.results import ROOT
 
 FILE = Path(os.environ.get("RRR_BFCL") or ROOT.parent / "shared" / "data" / "bfcl_as_apigen.jsonl")
@@ -96,8 +96,6 @@ def test_all_four_notebooks_by_the_launcher(tmp_path, model):
 
 
 def test_a_model_that_never_ends_its_turn_is_told_so(tmp_path, model):
-    from rrr_utils import failures
-
     folder = tmp_path / "endless"
     tokenizer = helpers_models.byte_tokenizer()
     helpers_models.save_model(folder, tokenizer, ends=0.0)
