@@ -70,7 +70,14 @@ def finish(settings: Settings) -> dict:
 
 
 def tries(
-    task: ModuleType, settings: Settings, policy: Policy, rows: list[dict], name: str, decoding: str, seed: int, first: list[dict] | None = None
+    task: ModuleType,
+    settings: Settings,
+    policy: Policy,
+    rows: list[dict],
+    name: str,
+    decoding: str,
+    seed: int,
+    first: list[dict] | None = None,
 ) -> list[dict]:
     """Lines of `samples.jsonl` for a block of rows under one policy and decoding.
 
@@ -124,7 +131,9 @@ def tries(
             left = [i for i, s in enumerate(spent) if s["tokens"] + s["tokens"] / len(s["retries"]) <= budgets[i]]
             if not left:
                 break
-            more = say([blind_asked[i] for i in left], f"blind retry {number + 1}", settings.attempt_tokens, 10 + number, settings.temperature)
+            more = say(
+                [blind_asked[i] for i in left], f"blind retry {number + 1}", settings.attempt_tokens, 10 + number, settings.temperature
+            )
             for i, completion in zip(left, more, strict=True):
                 one = verdict(completion.text, told[i][0])
                 spent[i]["retries"].append(completion.text)

@@ -22,8 +22,9 @@ MIXTURE = {
 }  # fmt: skip
 #: share of reflections
 KINDS = {"empty": 0.45, "value": 0.14, "usage": 0.12, "first_step": 0.14, "search": 0.15}
-#: the first chunks (of 8,192 documents) are drills to this share: arithmetic is learnt first, and by heart
-WARM_UP = {"chunks": 7, "drill": 0.75}
+#: lessons: from a chunk of documents (`pretraining.CHUNK`) on, which share is replaced by drills, and of which sort:
+#: sums first, by heart; later, is this result the target?
+LESSONS = ((0, 0.75, "sums"), (7, 0.0, "sums"), (23, 0.25, "comparisons"), (36, 0.05, "comparisons"))
 #: how often an answer in the corpus is right: alone, after a failed attempt, after a reflection that found an equation
 RIGHT = {"answer": 0.75, "retry": 0.50, "hit": 0.98}
 #: longest search: rows of equations before it gives up
@@ -157,18 +158,48 @@ def drill(rng: random.Random) -> str:
     return "Sums : " + " ; ".join(facts) + " ."
 
 
+def comparison(rng: random.Random) -> str:
+    """What up to three pairs of numbers make, until one result is the target, or to an end without."""
+    words, rows = [], []
+    while len(rows) < rng.choice((1, 1, 2, 3)):
+        c, d = rng.randint(1, LARGEST + 15), rng.randint(1, 15)
+        if second_steps(c, d) and not any({c, d} & {v for _, v in second_steps(*earlier)} for earlier in rows):
+            rows.append((c, d))
+    target = rng.choice([v for _, v in second_steps(*rows[-1])]) if rng.random() < 0.6 else rng.randint(1, LARGEST)
+    for c, d in rows:
+        words += [";", str(c), "and", str(d), ":"]
+        for op, value in second_steps(c, d):
+            words += [op, str(value)]
+            if value == target:
+                return " ".join(["Aim", str(target), *words, "yes", "."])
+    return " ".join(["Aim", str(target), *words, "."])
+
+
 DRILL = "Write down some sums."
 WORKED = "Write down what these numbers make until one result is right."
 
 
-def document(problems: list[dict], rng: random.Random, drills: float = 0.0) -> tuple[str, conversation.Messages, list[bool]]:
+def lesson(chunk: int) -> tuple[float, str]:
+    """The share and sort of extra drills in a chunk.
+
+    >>> lesson(0), lesson(10)
+    ((0.75, 'sums'), (0.0, 'sums'))
+    """
+    return next((share, sort) for begin, share, sort in reversed(LESSONS) if chunk >= begin)
+
+
+def document(
+    problems: list[dict], rng: random.Random, drills: float = 0.0, sort: str = "sums"
+) -> tuple[str, conversation.Messages, list[bool]]:
     """One document: its kind, its messages, and for each message whether it is learnt from.
 
-    `drills`: the share that is replaced by drills (in the warm-up).
+    `drills`: the share that is replaced by drills of a sort (`LESSONS`).
     """
-    kind = "drill" if rng.random() < drills else rng.choices(list(MIXTURE), list(MIXTURE.values()))[0]
+    extra = rng.random() < drills
+    kind = "drill" if extra else rng.choices(list(MIXTURE), list(MIXTURE.values()))[0]
     if kind == "drill":
-        return kind, [{"role": "user", "content": DRILL}, {"role": "assistant", "content": drill(rng)}], [False, True]
+        text = comparison(rng) if extra and sort == "comparisons" else drill(rng)
+        return kind, [{"role": "user", "content": DRILL}, {"role": "assistant", "content": text}], [False, True]
     row = dict(rng.choice(problems))
     row["nums"] = rng.sample(row["nums"], len(row["nums"]))
     rows = steps(row["nums"])

@@ -11,7 +11,6 @@ One loader serves a CPU and a GPU. The traps of this stack are handled here, onc
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -51,7 +50,9 @@ def model_path(settings: Settings) -> str:
         return settings.model
     folder = DATA / "embedded" / Path(tasks.get(settings.task).__name__).name.split(".")[-1]
     if not (folder / "config.json").is_file():
-        raise SettingsError(f"no embedded model for task '{settings.task}' ({folder}): set model to a hub id or a folder with a saved model")
+        raise SettingsError(
+            f"no embedded model for task '{settings.task}' ({folder}): set model to a hub id or a folder with a saved model"
+        )
     return str(folder)
 
 
@@ -81,7 +82,6 @@ def load_base(settings: Settings) -> Policy:
     """Base weights in NF4 (or as they are), without an adapter."""
     choose_threads(settings)
     transformers_logging.disable_progress_bar()  # a bar per model load drowns the one that matters
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # it looks for a faster kernel, which `exact_4bit` declines
     path, dtype = model_path(settings), getattr(torch, settings.dtype)
     if torch.cuda.is_available() and not torch.cuda.is_bf16_supported() and settings.dtype == "bfloat16":
         raise SettingsError("this GPU has no bfloat16: use -p preset=t4 or -p dtype=float16")
@@ -124,7 +124,9 @@ def exact_4bit(model: torch.nn.Module) -> int:
 
     Source: bitsandbytes 0.50.2, `Linear4bit.forward`: the repacked layout is for inference alone.
     """
-    layers = [m for m in model.modules() if m.__class__.__name__ == "Linear4bit"]
+    from bitsandbytes.nn import Linear4bit
+
+    layers = [m for m in model.modules() if isinstance(m, Linear4bit)]
     for layer in layers:
         layer.support_avx512bf16_for_cpu = False
     return len(layers)

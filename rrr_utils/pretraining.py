@@ -1,7 +1,7 @@
 """Pre-training of the embedded model, and the gate that it must pass before any reinforcement learning (notebook A1).
 
-    pretrain(directory)      the model from nothing, with one seed
-    gate(settings)           on dev: first try, arithmetic, and how often each kind of reflection rescues a failure
+pretrain(directory)      the model from nothing, with one seed
+gate(settings)           on dev: first try, arithmetic, and how often each kind of reflection rescues a failure
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ from tqdm.auto import tqdm
 from transformers import Qwen2Config, Qwen2ForCausalLM, set_seed
 
 from rrr_utils import conversation, reflections, stats
-from rrr_utils.miniature import EMPTY, WARM_UP, build_tokenizer, document, solvable
+from rrr_utils.miniature import EMPTY, build_tokenizer, document, lesson, solvable
 from rrr_utils.policy import load_base
 from rrr_utils.sampling import HFSampler
 from rrr_utils.settings import Settings
 from rrr_utils.tasks import countdown
+
+#: documents that are made, and sorted by length, at a time
+CHUNK = 8192
 
 
 def encode(tokenizer, documents: list[tuple[conversation.Messages, list[bool]]]) -> list[tuple[list[int], list[bool]]]:
@@ -46,8 +49,7 @@ def batches(tokenizer, problems: list[dict], tokens: int, seed: int) -> Iterator
     """Batches of about `tokens` tokens, of documents of like length, without end: `[(ids, learnt), ...]`."""
     for chunk in itertools.count():
         rng = random.Random(f"{seed}-{chunk}")
-        drills = WARM_UP["drill"] if chunk < WARM_UP["chunks"] else 0.0
-        documents = encode(tokenizer, [document(problems, rng, drills)[1:] for _ in range(8192)])
+        documents = encode(tokenizer, [document(problems, rng, *lesson(chunk))[1:] for _ in range(CHUNK)])
         documents.sort(key=lambda d: len(d[0]))
         made, batch = [], []
         for ids, learnt in documents:
@@ -65,12 +67,12 @@ STEPS = 4000
 
 def pretrain(
     directory: Path, steps_total: int = STEPS, tokens: int = 8_000, seed: int = 0, threads: int = 1,
-    hidden: int = 128, layers: int = 4, log_every: int = 25, save_every: int = 250,
+    hidden: int = 128, layers: int = 4, log_every: int = 25, save_every: int = 250, stop: int | None = None,
 ) -> Path:  # fmt: skip
     """Pre-train from nothing (or go on from `directory/state.pt`) and save model and tokenizer into `directory`.
 
     Muon on the matrices, AdamW on the rest; the rate falls linearly to zero over the last half. Writes
-    `pretraining.jsonl`, a line per `log_every` steps.
+    `pretraining.jsonl`, a line per `log_every` steps. `stop`: end there, as if interrupted, with the schedule unchanged.
     """
     torch.set_num_threads(threads)
     set_seed(seed)
@@ -103,7 +105,7 @@ def pretrain(
     bar = tqdm(total=steps_total, initial=step, desc="pre-training", unit="step")
     log = open(directory / "pretraining.jsonl", "a")
     began, running = time.time(), None
-    for batch in itertools.islice(batches(tokenizer, problems, tokens, seed), step, steps_total):  # a resumed run skips what it saw
+    for batch in itertools.islice(batches(tokenizer, problems, tokens, seed), step, stop or steps_total):  # a resumed run skips what it saw
         scale = min(1.0, (step + 1) / 50) * min(1.0, 2 * (1 - step / steps_total))
         for optimizer, peak in zip(optimizers, peaks, strict=True):
             for group in optimizer.param_groups:
@@ -138,6 +140,7 @@ def pretrain(
             Path(str(state_file) + ".new").replace(state_file)
             save(model, tokenizer, directory)
     bar.close()
+    log.close()
     save(model, tokenizer, directory)
     return directory
 

@@ -43,7 +43,8 @@ class HFSampler:
     ) -> list[list[Completion]]:
         """`n` completions of each conversation, in the order that they were given; temperature 0 is greedy.
 
-        `begin`: words put into the model's mouth; the completion's text begins with them, its tokens count without. The caller's random state is left as it was. Shape: `len(conversations)` lists of `n`.
+        `begin`: words put into the model's mouth; the completion's text begins with them, its tokens count without.
+        The caller's random state is left as it was. Shape: `len(conversations)` lists of `n`.
         """
         tokenizer = self.policy.tokenizer
         texts = [tokenizer.apply_chat_template(c, tokenize=False, add_generation_prompt=True) + begin for c in conversations]
@@ -87,7 +88,9 @@ class HFSampler:
         cache = None
         if n > 1:  # one prefill for all samples of a prompt; the last token is fed again, once a sample
             position = (mask.cumsum(-1) - 1).clamp(min=0)
-            cache = model(ids[:, :-1], attention_mask=mask[:, :-1], position_ids=position[:, :-1], use_cache=True, logits_to_keep=1).past_key_values
+            cache = model(
+                ids[:, :-1], attention_mask=mask[:, :-1], position_ids=position[:, :-1], use_cache=True, logits_to_keep=1
+            ).past_key_values
             cache.batch_repeat_interleave(n)
             ids, mask = ids.repeat_interleave(n, 0), mask.repeat_interleave(n, 0)
         out = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, past_key_values=cache)[:, width:].tolist()

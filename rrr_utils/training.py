@@ -95,7 +95,8 @@ class RetryReward:
         """Sample from the model in training, in eval mode (in train mode with gradient checkpointing, text is silently wrong)."""
         trainer = self.trainer
         deepspeed3 = getattr(trainer.args, "ds3_gather_for_generation", True)
-        with grpo.unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator, gather_deepspeed3_params=deepspeed3) as model:
+        unwrap = grpo.unwrap_model_for_generation
+        with unwrap(trainer.model_wrapped, trainer.accelerator, gather_deepspeed3_params=deepspeed3) as model:
             was_training = model.training
             model.eval()
             try:
@@ -124,8 +125,8 @@ def grpo_config(settings: Settings, directory: Path) -> GRPOConfig:
         # the loss
         beta=s.beta, loss_type=s.loss_type, scale_rewards="group", epsilon=0.2, epsilon_high=0.2, importance_sampling_level="token",
         # the optimiser
-        optim="adamw_torch", learning_rate=s.learning_rate, lr_scheduler_type=s.learning_rate_schedule, warmup_steps=round(s.warmup * s.steps),
-        weight_decay=0.0, adam_beta1=0.9, adam_beta2=0.999, max_grad_norm=s.max_grad_norm,
+        optim="adamw_torch", learning_rate=s.learning_rate, lr_scheduler_type=s.learning_rate_schedule,
+        warmup_steps=round(s.warmup * s.steps), weight_decay=0.0, adam_beta1=0.9, adam_beta2=0.999, max_grad_norm=s.max_grad_norm,
         # the machine
         bf16=s.dtype == "bfloat16", fp16=s.dtype == "float16", use_cpu=not torch.cuda.is_available(),
         gradient_checkpointing=s.gradient_checkpointing, dataloader_num_workers=0,
@@ -184,7 +185,9 @@ class Record(TrainerCallback):
             if path.exists():
                 results.write_jsonl(path, [r for r in results.read_jsonl(path) if r["step"] <= state.global_step])
         self.best = max((r["rescued"] for r in done), default=-1.0)
-        self.bar = tqdm(total=args.max_steps, initial=state.global_step, desc="training", unit="step", disable=not state.is_world_process_zero)
+        self.bar = tqdm(
+            total=args.max_steps, initial=state.global_step, desc="training", unit="step", disable=not state.is_world_process_zero
+        )
         if state.global_step == 0 and not done:
             self.score(0)
 
@@ -195,14 +198,16 @@ class Record(TrainerCallback):
         if not state.is_world_process_zero or "reward" not in logs:
             return
         line = {
-            "step": state.global_step, "reward": logs["reward"], "reward_std": logs["reward_std"], "zero_variance": logs["frac_reward_zero_std"],
-            "loss": logs["loss"], "kl": logs.get("kl", 0.0), "grad_norm": float(logs["grad_norm"]), "learning_rate": logs["learning_rate"],
+            "step": state.global_step, "reward": logs["reward"], "reward_std": logs["reward_std"],
+            "zero_variance": logs["frac_reward_zero_std"], "loss": logs["loss"], "kl": logs.get("kl", 0.0), "grad_norm": float(logs["grad_norm"]), "learning_rate": logs["learning_rate"],
             "reflection_tokens": logs["completions/mean_length"], "truncated": logs["completions/clipped_ratio"],
             "retry_correct": logs["retry_correct"], "generated_tokens": self.reward.generated_tokens - self.tokens,
             "seconds": time.time() - self.began, "checkpoint": state.global_step % self.settings.dev_every == 0,
         }  # fmt: skip
         results.append_jsonl(self.directory / "training.jsonl", [line])
-        self.bar.set_postfix(reward=f"{line['reward']:.2f}", tokens=f"{line['reflection_tokens']:.0f}", kl=f"{line['kl']:.2f}", dev=f"{self.best:.2f}")
+        self.bar.set_postfix(
+            reward=f"{line['reward']:.2f}", tokens=f"{line['reflection_tokens']:.0f}", kl=f"{line['kl']:.2f}", dev=f"{self.best:.2f}"
+        )
 
     def on_step_end(self, args, state, control, **kwargs):
         self.bar.update()
@@ -219,7 +224,9 @@ class Record(TrainerCallback):
         s, task = self.settings, self.reward.task
         asked = [conversation.reflect(task, f["row"], f["attempt"], s.chain_of_thought) for f in self.dev]
         reflections = [own[0] for own in self.reward.generate(asked, 1, s.reflection_tokens, 0.0, 0)]
-        again = [conversation.retry(task, f["row"], f["attempt"], r.text, s.chain_of_thought) for f, r in zip(self.dev, reflections, strict=True)]
+        again = [
+            conversation.retry(task, f["row"], f["attempt"], r.text, s.chain_of_thought) for f, r in zip(self.dev, reflections, strict=True)
+        ]
         retries = self.reward.generate(again, 1, s.attempt_tokens, 0.0, 0, base=s.retry_policy == "base")
         rescued = sum(self.reward.right(own[0].text, f["row"]) for own, f in zip(retries, self.dev, strict=True)) / len(self.dev)
         if not self.reward.trainer.accelerator.is_main_process:
@@ -265,7 +272,8 @@ def finish(settings: Settings) -> dict:
     best = max((r for r in dev if r["best"]), key=lambda r: r["step"])
     summary = {
         "steps": len(lines), "best_step": best["step"], "dev_untrained": dev[0]["rescued"], "dev_best": best["rescued"],
-        "dev_failures": best["n"], "seconds": sum(r["seconds"] for r in lines), "generated_tokens": sum(r["generated_tokens"] for r in lines),
+        "dev_failures": best["n"], "seconds": sum(r["seconds"] for r in lines),
+        "generated_tokens": sum(r["generated_tokens"] for r in lines),
     }  # fmt: skip
     outputs = [directory / f"{name}.jsonl" for name in ("training", "dev", "reflections")]
     outputs += sorted(path for path in (directory / "adapter").iterdir() if path.suffix in (".safetensors", ".json"))

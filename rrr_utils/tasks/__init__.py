@@ -16,6 +16,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
+from rrr_utils.settings import PlainError
+
 #: what a task must have, and of which type; for a function, its leading parameters
 NAMES: dict[str, type] = {"VERSION": int, "REFLECT": str, "ERRORS": tuple}
 FUNCTIONS: dict[str, tuple[str, ...]] = {
@@ -33,7 +35,7 @@ class Verdict(NamedTuple):
     lenient: bool  # right in substance, whatever the form; always True where `correct` is
 
 
-class DataError(ValueError):
+class DataError(PlainError, ValueError):
     """Data that cannot be used: one line that says what, where and what to do."""
 
 

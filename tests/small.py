@@ -1,0 +1,18 @@
+"""Settings that make a stage take seconds, for tests that run the real thing on the embedded model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rrr_utils import settings
+from rrr_utils.settings import Settings
+
+SMALL = {
+    "train_queries": 24, "dev_items": 6, "test_items": 12, "rounds": [1, 2], "failures_wanted": 24, "steps": 4, "failures_per_step": 2,
+    "reflections_per_failure": 4, "micro_batch": 4, "dev_every": 2, "reflection_tokens": 24,
+}  # fmt: skip
+
+
+def small(folder: Path, **overrides) -> Settings:
+    """The tiny profile in miniature, writing under `folder`."""
+    return settings.load("tiny", {"results_dir": str(folder), **SMALL, **overrides})

@@ -1,0 +1,135 @@
+"""The data set of failures: rounds, caps, duplicates, resuming; and evaluation: what policies share, budgets, resuming."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small import small
+
+from rrr_utils import cells, evaluation, failures, results, training
+from rrr_utils.tasks import countdown
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with every stage of seed 0 done."""
+    folder = tmp_path_factory.mktemp("runs")
+    settings = small(folder, retry_policy="base")
+    untrained = settings.model_copy(update={"seed": None})
+    for stage, long_step, finish in (
+        (settings, failures.sample, failures.finish),
+        (settings, training.train, training.finish),
+        (untrained, evaluation.generate, evaluation.finish),
+        (settings, evaluation.generate, evaluation.finish),
+    ):
+        long_step(stage)
+        finish(stage)
+    return folder
+
+
+def of(home, stage, **overrides):
+    settings = small(home, retry_policy="base", **overrides)
+    return settings, results.stage_dir(settings, stage)
+
+
+def test_failures_are_failures_and_no_query_has_too_many_or_one_twice(home):
+    settings, folder = of(home, "failures")
+    kept = results.read_jsonl(folder / "failures.jsonl")
+    per_query = {}
+    for line in kept:
+        verdict = countdown.verify(line["attempt"], line["row"])
+        assert not verdict.correct and verdict.error == line["error"]
+        assert line["cluster"] == line["row"]["cluster"] and countdown.split_of(line["row"]["nums"]) == "train"
+        assert 0 <= line["sample"] < line["sampled"] and line["solved"] <= line["sampled"] <= sum(settings.rounds)
+        per_query.setdefault(line["id"], []).append(line["attempt"])
+    assert all(len(set(own)) == len(own) <= settings.failures_per_query for own in per_query.values())
+    dev = results.read_jsonl(folder / "dev_failures.jsonl")
+    assert all(countdown.split_of(line["row"]["nums"]) == "dev" for line in dev) and len(dev) <= settings.dev_items
+    log = results.read_jsonl(folder / "attempts.jsonl")
+    enough = {r["id"] for r in log if r["round"] == 0 and len(r["failures"]) >= settings.failures_per_query}
+    assert not enough & {r["id"] for r in log if r["round"] > 0}, "a query with enough failures is sampled no more"
+
+
+def test_a_killed_collection_goes_on_to_the_same_result(home, tmp_path):
+    _, folder = of(home, "failures")
+    settings = small(tmp_path, retry_policy="base")
+    again = results.open_stage(settings, "failures")
+    lines = (folder / "attempts.jsonl").read_bytes().splitlines(keepends=True)
+    first_round = [line for line in lines if b'"round": 0' in line or b'"round":0' in line]
+    (again / "attempts.jsonl").write_bytes(b"".join(first_round) + lines[-1][:20])  # killed while it wrote a line
+    failures.sample(settings)
+    failures.finish(settings)
+    for name in ("attempts", "failures", "dev_failures"):
+        assert (again / f"{name}.jsonl").read_bytes() == (folder / f"{name}.jsonl").read_bytes()
+
+
+def test_duplicates_count_as_one_failure():
+    records = [
+        {"id": "a", "round": 0, "sampled": 2, "solved": 0, "failures": [{"attempt": "x", "error": "e", "sample": k} for k in (0, 1)]},
+        {"id": "a", "round": 1, "sampled": 3, "solved": 2, "failures": [{"attempt": "x", "error": "e", "sample": 1}]},
+    ]
+    line = {"id": "a", "cluster": "c", "row": {"id": "a", "cluster": "c"}}
+    assert failures.failures([line["row"]], records, 4) == [{**line, "attempt": "x", "error": "e", "sample": 0, "sampled": 5, "solved": 2}]
+
+
+def test_reflector_is_the_untrained_model_but_for_its_reflections(home):
+    settings, folder = of(home, "evaluate")
+    vanilla = evaluation.vanilla_samples(settings)
+    lines = [s for s in results.read_jsonl(folder / "samples.jsonl") if s["policy"] == "reflector"]
+    assert len(lines) == settings.test_items * len(settings.decodings)
+    for line in lines:
+        before = vanilla[line["decoding"], line["id"]]
+        assert line["attempt"] == before["attempt"] and line["verdict"] == before["verdict"] and line["seed"] == 0
+        assert bool(line["second"]) == bool(before["second"])
+        if line["second"]:
+            assert line["second"]["blind"] == before["second"]["blind"]
+
+
+def test_blind_retries_spend_what_the_reflection_took_and_no_more(home):
+    _, folder = of(home, "evaluate")
+    spent = [s["second"] for s in results.read_jsonl(folder / "samples.jsonl") if s["second"]]
+    assert spent
+    for second in spent:
+        budget = second["own"]["reflection_tokens"] + second["own"]["retry_tokens"]
+        many = second["blind_budget"]
+        assert len(many["retries"]) == len(many["verdicts"]) >= 1 and many["retries"][0] == second["blind"]["retry"]
+        longest = 16
+        assert len(many["retries"]) == 1 or many["tokens"] <= budget + longest
+        assert many["verdict"]["correct"] == any(v["correct"] for v in many["verdicts"])
+
+
+def test_a_killed_evaluation_keeps_what_it_has(home, tmp_path):
+    settings, folder = of(home, "evaluate", seed=None)
+    whole = results.read_jsonl(folder / "samples.jsonl")
+    moved = small(tmp_path, seed=None, retry_policy="base")
+    again = results.open_stage(moved, "evaluate")
+    greedy = [line for line in whole if line["decoding"] == "greedy"]
+    results.append_jsonl(again / "samples.jsonl", greedy)
+    evaluation.generate(moved)
+    assert results.read_jsonl(again / "samples.jsonl") == whole
+
+
+def test_rescoring_without_torch_gives_the_same_cells(home):
+    _, folder = of(home, "evaluate")
+    code = (
+        "import sys; sys.path.insert(0, 'tests'); import torch_free; sys.meta_path.insert(0, torch_free.Blocked)\n"
+        "import runpy; sys.argv = ['evaluation', '--rescore', sys.argv[1]]; runpy.run_module('rrr_utils.evaluation', run_name='__main__')"
+    )
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, cwd=root)
+    assert done.returncode == 0, done.stderr
+    rescored = cells.rescore(folder)
+    import pandas as pd
+
+    written = pd.read_csv(folder / "cells.csv")
+    for column in ("policy", "decoding", "attempt", "n", "correct"):
+        assert list(rescored[column]) == list(written[column])
+
+
+def test_a_problem_of_ones_own_is_shown_before_and_after(home):
+    settings, _ = of(home, "evaluate")
+    text = evaluation.show(settings, {"id": "y", "cluster": "y", "nums": [3, 7, 12], "target": 47})
+    assert "attempt" in text and ("nothing to reflect on" in text or ("untrained" in text and "trained" in text and "retry" in text))

@@ -1,0 +1,48 @@
+"""The notebooks as they are committed: no outputs, short cells, one parameters cell; and (slow) that they run as they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from small import SMALL
+
+from rrr_utils import launch, results, settings
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_form(path):
+    book = nbformat.read(path, as_version=4)
+    nbformat.validate(book)
+    code = [cell for cell in book.cells if cell.cell_type == "code"]
+    assert all(not cell.outputs and cell.execution_count is None for cell in code)
+    assert max(len(cell.source.splitlines()) for cell in code) <= 25
+    assert [k for k, cell in enumerate(code) if "parameters" in cell.metadata.get("tags", [])] == [0]
+    assert set(settings.PARAMETERS) <= set(launch.parameters_of(path))
+    assert book.cells[0].cell_type == "markdown" and book.cells[0].source.startswith("# ")
+    assert "finish(" in code[-1].source or "write" in code[-1].source, "the last cell writes the result"
+
+
+@pytest.mark.slow
+def test_notebooks_run_by_papermill_and_the_next_one_makes_what_it_misses(tmp_path):
+    arguments = [f"{name}={value}".replace(" ", "") for name, value in {**SMALL, "results_dir": tmp_path}.items()]
+    words = [word for argument in arguments for word in ("-p", argument)]
+    assert launch.main(["evaluate", *words]) == 0  # makes failures, training and the untrained model's evaluation in place
+    run = settings.load("tiny", {**SMALL, "results_dir": str(tmp_path)})
+    for stage in ("failures", "train", "evaluate"):
+        assert results.done(run, stage) and (results.stage_dir(run, stage) / "run.ipynb").is_file()
+    assert launch.main(["tables", *words]) == 0
+    assert (tmp_path / "tiny/tables/cells.csv").is_file()
+
+
+@pytest.mark.slow
+def test_the_embedded_model_can_be_made_again(tmp_path):
+    import papermill
+
+    path = ROOT / "notebooks/A1_embedded_model.ipynb"
+    papermill.execute_notebook(path, tmp_path / "out.ipynb", {"smoke": True, "results_dir": str(tmp_path)}, cwd=str(ROOT))
+    assert (tmp_path / "embedded-smoke/gate.json").is_file() and (tmp_path / "embedded-smoke/model.safetensors").is_file()

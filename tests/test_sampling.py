@@ -1,0 +1,99 @@
+"""The sampler: order, shared prefill, seeds, memory; and the embedded model's tokenizer as it is loaded back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from small import small
+from transformers import AutoTokenizer
+
+from rrr_utils import conversation, miniature, policy
+from rrr_utils.sampling import HFSampler
+from rrr_utils.settings import SettingsError
+from rrr_utils.tasks import countdown
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    return policy.load_base(small(tmp_path_factory.mktemp("none")))
+
+
+@pytest.fixture(scope="module")
+def asked():
+    rows = countdown.load("dev", 6, 0)
+    long = [conversation.retry(countdown, row, "<answer> 1 + 1 </answer>", "I should be more careful .") for row in rows[:3]]
+    return [conversation.attempt(countdown, row) for row in rows] + long
+
+
+def sampler(loaded, batch=64):
+    return HFSampler(loaded, batch, progress=False)
+
+
+def test_results_come_in_the_order_asked_whatever_the_batch(loaded, asked):
+    whole = sampler(loaded).sample(asked, 1, 12, 0.0, 0)
+    alone = [sampler(loaded).sample([one], 1, 12, 0.0, 0)[0] for one in asked]
+    chunked = sampler(loaded, batch=2).sample(asked, 1, 12, 0.0, 0)
+    assert whole == alone == chunked
+    assert all(len(own) == 1 for own in whole)
+
+
+def test_a_shared_prefill_says_what_separate_ones_say(loaded, asked):
+    shared = sampler(loaded).sample(asked, 3, 12, 0.0, 0)
+    single = sampler(loaded).sample(asked, 1, 12, 0.0, 0)
+    assert all(own == one * 3 for own, one in zip(shared, single, strict=True))
+
+
+def test_seeds_decide_and_the_callers_random_state_is_left_alone(loaded, asked):
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    one = sampler(loaded).sample(asked, 2, 12, 1.0, 1)
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert one == sampler(loaded).sample(asked, 2, 12, 1.0, 1)
+    assert one != sampler(loaded).sample(asked, 2, 12, 1.0, 2)
+
+
+def test_tokens_and_truncation_are_counted(loaded, asked):
+    completions = [own[0] for own in sampler(loaded).sample(asked, 1, 3, 0.0, 0)]
+    assert all(c.tokens == 3 and c.truncated for c in completions)
+    completions = [own[0] for own in sampler(loaded).sample(asked, 1, 40, 0.0, 0)]
+    for c in completions:
+        assert c.truncated == (c.tokens == 40 and not c.text.endswith("</answer>")) or c.tokens < 40
+        assert len(loaded.tokenizer(c.text, add_special_tokens=False)["input_ids"]) == c.tokens - (not c.truncated)
+
+
+def test_words_put_into_its_mouth_open_the_text(loaded, asked):
+    texts = [own[0].text for own in sampler(loaded).sample(asked, 1, 8, 0.0, 0, begin="Aim")]
+    assert all(text.startswith("Aim ") for text in texts)
+
+
+def test_running_out_of_memory_halves_the_batch(loaded, asked, monkeypatch):
+    one = sampler(loaded, batch=8)
+    generate, sizes = one._generate, []
+
+    def tight(prompts, n, max_tokens, temperature):
+        sizes.append(len(prompts))
+        if len(prompts) > 2:
+            raise torch.OutOfMemoryError("no memory")
+        return generate(prompts, n, max_tokens, temperature)
+
+    monkeypatch.setattr(one, "_generate", tight)
+    assert one.sample(asked, 1, 6, 0.0, 0) == sampler(loaded).sample(asked, 1, 6, 0.0, 0)
+    assert sizes[:3] == [8, 4, 2] and one.batch == 2
+
+
+def test_the_tokenizer_loads_back_as_it_was_built():
+    built, loaded = miniature.build_tokenizer(), AutoTokenizer.from_pretrained(policy.DATA / "embedded" / "countdown")
+    assert built.get_vocab() == loaded.get_vocab()
+    assert loaded.chat_template == built.chat_template and loaded.padding_side == "left"
+    assert loaded.eos_token == "<|end|>" and loaded.pad_token != loaded.eos_token
+    for text in ("<answer> ( 9 * 3 ) + 4 </answer>", "(9*3)+4 = 31", "Übung\n\tmacht 🙂 12345", " ", "<|end|>"):
+        ids = loaded(text, add_special_tokens=False)["input_ids"]
+        assert ids == built(text, add_special_tokens=False)["input_ids"] and loaded.decode(ids) == text
+
+
+def test_a_missing_model_is_one_line(tmp_path):
+    with pytest.raises(SettingsError, match="no embedded model for task 'function_calling'"):
+        policy.load_base(small(tmp_path, task="function_calling"))
+    with pytest.raises(SettingsError, match="cannot load model 'no/such-model'") as error:
+        policy.load_base(small(tmp_path, model="no/such-model"))
+    assert "\n" not in str(error.value)
