@@ -19,7 +19,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import Qwen2Config, Qwen2ForCausalLM, set_seed
 
-from rrr_utils import conversation, reflections, stats
+from rrr_utils import conversation, files, miniature, reflections, stats
 from rrr_utils.miniature import EMPTY, build_tokenizer, document, lesson, solvable
 from rrr_utils.policy import load_base
 from rrr_utils.sampling import HFSampler
@@ -211,3 +211,51 @@ def gate(settings: Settings, decoding: str = "greedy") -> dict:
         "decoding": decoding, "items": len(rows), "failures": len(told), "first_try": first, "arithmetic": arithmetic, "rescued": rates,
         "best_kind": best, "spread": spread.difference, "spread_low": spread.ci_low, "spread_high": spread.ci_high, "passed": passed,
     }  # fmt: skip
+
+
+def finish(directory: Path, gates: dict[str, dict]) -> None:
+    """Write `gate.json` and the model card (`README.md`) beside the model."""
+    files.write_json(directory / "gate.json", gates)
+    files.write_text(directory / "README.md", card(directory, gates))
+
+
+def card(directory: Path, gates: dict[str, dict]) -> str:
+    """The model card: what it is, what it was trained on, at which shares, and how it fares at the gate."""
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    last = files.read_jsonl(directory / "pretraining.jsonl")[-1]
+    size = sum(p.numel() for p in Qwen2ForCausalLM(Qwen2Config(**config)).parameters()) / 1e6
+    shares = [("documents", miniature.MIXTURE), ("own reflections", miniature.KINDS), ("right answers", miniature.RIGHT)]
+    lines = [
+        "# The embedded model for Countdown\n",
+        f"A Qwen2-architecture model of {size:.2f} million parameters ({config['num_hidden_layers']} layers of {config['hidden_size']}), "
+        f"bf16, pre-trained by us from nothing on synthetic chat documents: {last['step']} steps, {last['tokens'] / 1e6:.1f} million tokens. "
+        "Made by `notebooks/A1_embedded_model.ipynb`, seed 0. Apache-2.0.\n",
+        "It exists so that reflect-retry training runs, and means something, without a GPU. It can do nothing but three-number Countdown "
+        "with numbers from 1 to 15 and targets to 60, in the kit's own prompts.\n",
+        "## What it was trained on\n",
+        *(f"- {name}: " + ", ".join(f"{kind} {share:.0%}" for kind, share in table.items()) for name, table in shares),
+        "- lessons (from a chunk of documents on, the share that is replaced by drills, and of which sort): "
+        + "; ".join(f"{begin}: {share:.0%} {sort}" for begin, share, sort in miniature.LESSONS),
+        "\nThe loss is on the assistant's words; failed attempts are not learnt. Problems come from the pretrain split alone: multisets of "
+        "numbers of train, dev and test occur in no document. Facts about two numbers (9 * 3 = 27) are shared by all splits. What follows an "
+        "empty reflection is right as often as what follows none. A search computes in a fixed order from a random start, and may end "
+        "without a hit. The mixture was fixed before any reinforcement learning.\n",
+        "## The gate, on the dev split, before any reinforcement learning\n",
+        "| | " + " | ".join(gates) + " |\n|---|" + "---|" * len(gates),
+    ]
+    rows = {"first try": "first_try", "arithmetic right in searches": "arithmetic", "best kind": "best_kind"}
+    lines += [f"| {label} | " + " | ".join(_share(g[key]) for g in gates.values()) + " |" for label, key in rows.items()]
+    kinds = next(iter(gates.values()))["rescued"]
+    lines += [f"| failures rescued: {kind} | " + " | ".join(_share(g["rescued"][kind]) for g in gates.values()) + " |" for kind in kinds]
+    spread = [f"{100 * g['spread']:.1f} ({100 * g['spread_low']:.1f} to {100 * g['spread_high']:.1f})" for g in gates.values()]
+    lines += ["| best kind minus empty, points (95% interval, clustered) | " + " | ".join(spread) + " |"]
+    lines += ["| passed | " + " | ".join("all" if all(g["passed"].values()) else _failed(g) for g in gates.values()) + " |", ""]
+    return "\n".join(lines)
+
+
+def _share(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{100 * value:.1f}%"
+
+
+def _failed(gate: dict) -> str:
+    return "all but " + ", ".join(name for name, passed in gate["passed"].items() if not passed)

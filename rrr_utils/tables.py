@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from rrr_utils import cells, paper, reflections, results, tasks
-from rrr_utils.settings import Settings
+from rrr_utils.settings import DATA, Settings
 
 #: training seeds of the published table; the first alone is the default run
 SEEDS = (0, 1, 2)
@@ -36,7 +36,7 @@ class Run(NamedTuple):
     outcomes: pd.DataFrame
     cells: pd.DataFrame
     verdict: str
-    ceiling: float | None
+    ceiling: dict[str, float]
 
     @property
     def decodings(self) -> list[str]:
@@ -64,7 +64,7 @@ def gather(profile: str, results_dir: str = "results/runs") -> list[Run]:
             samples += own
             counted.append(cells.cells(own, task, model, result["identity_hash"], verdict))
         frame = cells.outcomes(samples, verdict)
-        runs.append(Run(task, model, folders, samples, frame, pd.concat(counted, ignore_index=True), verdict, _ceiling(folders)))
+        runs.append(Run(task, model, folders, samples, frame, pd.concat(counted, ignore_index=True), verdict, _ceiling(task, model)))
     if not runs:
         raise results.ResultsError(
             f"no finished evaluation of profile '{profile}' in {results.ROOT / results_dir / profile}: "
@@ -73,12 +73,12 @@ def gather(profile: str, results_dir: str = "results/runs") -> list[Run]:
     return runs
 
 
-def _ceiling(folders: list[Path]) -> float | None:
-    """Rescue rate of the best kind of reflection, measured before any training, where a run has it on file."""
-    for folder in [*folders, *(f.parent for f in folders), *(f.parents[1] for f in folders)]:
-        if (value := (results.read_json(folder / "ceiling.json") or {}).get("rescue_best_kind")) is not None:
-            return float(value)
-    return None
+def _ceiling(task: str, model: str) -> dict[str, float]:
+    """By decoding, the share of failures that the best kind of reflection rescues: the embedded model's gate, measured on dev
+    before any training. Empty for other models, whose kinds of reflection nobody can force.
+    """
+    gates = (results.read_json(DATA / "embedded" / task / "gate.json") or {}) if model == "embedded" else {}
+    return {decoding: gate["rescued"][gate["best_kind"]] for decoding, gate in gates.items()}
 
 
 def missing(settings: Settings, seeds: tuple[int, ...] = SEEDS) -> list[str]:
@@ -132,8 +132,9 @@ def main_table(run: Run, decoding: str | None = None) -> pd.DataFrame:
                 rate = rescued(got["first", ""].accuracy, got["second", "own"].accuracy)
                 untrained = rate if policy == "vanilla" else untrained
                 row["rescued"] = f"{100 * rate:.1f}"
-                if None not in (run.ceiling, untrained) and policy != "vanilla":
-                    way = (rate - untrained) / (run.ceiling - untrained) if run.ceiling > untrained else None
+                ceiling = run.ceiling.get(decoding)
+                if None not in (ceiling, untrained) and policy != "vanilla":
+                    way = (rate - untrained) / (ceiling - untrained) if ceiling > untrained else None
                     row["way to ceiling"] = "-" if way is None else f"{100 * way:.0f}%"
                 rows.append(row)
     return pd.DataFrame(rows).fillna("")
@@ -215,7 +216,8 @@ def report(runs: list[Run], compared: pd.DataFrame, beside: pd.DataFrame, lackin
             parts += [f"## {decoding} decoding", paper.markdown(main_table(run, decoding))]
             if (pairs := own[own["decoding"] == decoding]).size:
                 parts.append(paper.markdown(comparison_table(pairs)))
-        ceiling = f" Ceiling: the best kind of reflection rescues {100 * run.ceiling:.1f}% of failures." if run.ceiling else ""
+        best = ", ".join(f"{100 * rate:.1f}% ({decoding})" for decoding, rate in run.ceiling.items())
+        ceiling = f" Ceiling: the best kind of reflection, forced on dev before any training, rescues {best} of failures." if best else ""
         parts.append(textwrap.fill(signs(own) + ceiling, 140))
     if lacking:
         parts.append("Not in this report: " + "; ".join(lacking) + ".")

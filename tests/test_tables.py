@@ -149,12 +149,16 @@ def test_nothing_run_says_what_to_run(tmp_path):
         tables.gather("tiny", str(tmp_path))
 
 
-def test_the_ceiling_is_read_where_a_run_has_one(tmp_path):
+def test_the_ceiling_is_the_best_kinds_rescue_rate_at_the_gate(tmp_path, monkeypatch):
     settings = made(tmp_path, (0,), 30)
-    (results.stage_dir(settings, "evaluate").parents[1] / "ceiling.json").write_text('{"rescue_best_kind": 0.6}')
-    run = tables.gather("tiny", settings.results_dir)[0]
-    table = tables.main_table(run)
-    assert run.ceiling == 0.6 and table["way to ceiling"].tolist()[0] == "" and table["way to ceiling"].tolist()[1].endswith("%")
+    run = tables.gather("tiny", settings.results_dir)[0]._replace(ceiling={"greedy": 0.6})
+    table = tables.main_table(run, "greedy")
+    assert table["way to ceiling"].tolist()[0] == "" and table["way to ceiling"].tolist()[1].endswith("%")
+    monkeypatch.setattr(tables, "DATA", tmp_path)
+    gates = {"greedy": {"best_kind": "search", "rescued": {"empty": 0.1, "search": 0.7}}}
+    results.write_json(tmp_path / "embedded/countdown/gate.json", gates)
+    assert tables._ceiling("countdown", "embedded") == {"greedy": 0.7}
+    assert tables._ceiling("countdown", "other/model") == {} == tables._ceiling("chess", "embedded")
 
 
 @pytest.mark.parametrize("text", ["", "<!-- generated:table -->", MARKERS + MARKERS])
