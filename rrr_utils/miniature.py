@@ -22,9 +22,13 @@ MIXTURE = {
 }  # fmt: skip
 #: share of reflections
 KINDS = {"empty": 0.45, "value": 0.14, "usage": 0.12, "first_step": 0.14, "search": 0.15}
-#: lessons: from a chunk of documents (`pretraining.CHUNK`) on, which share is replaced by drills, and of which sort:
-#: sums first, by heart; later, is this result the target?
-LESSONS = ((0, 0.75, "sums"), (7, 0.0, "sums"), (23, 0.25, "comparisons"), (36, 0.05, "comparisons"))
+#: lessons: from a chunk of documents (`pretraining.CHUNK`) on, which share is replaced by drills, of which sort, and whether
+#: searches restate the target after each result. Sums first, by heart; later, is this result the target? Without restating,
+#: 500 steps of comparisons taught nothing; the chunks before that was tried are kept as they were trained.
+LESSONS = (
+    (0, 0.75, "sums", False), (7, 0.0, "sums", False), (23, 0.25, "comparisons", False), (33, 0.5, "all", True),
+    (47, 0.25, "all", True),
+)  # fmt: skip
 #: how often an answer in the corpus is right: alone, after a failed attempt, after a reflection that found an equation
 RIGHT = {"answer": 0.75, "retry": 0.50, "hit": 0.98}
 #: longest search: rows of equations before it gives up
@@ -69,21 +73,34 @@ def equation(row: Row, op: str) -> str:
     return f"<answer> {d} {op} {inner} </answer>" if swap else f"<answer> {inner} {op} {d} </answer>"
 
 
-def search(rows: list[Row], target: int, start: int, most: int) -> tuple[str, str | None]:
+def second_words(second: list[tuple[str, int]], target: int, restate: bool) -> tuple[list[str], str | None]:
+    """What two numbers make, each result followed by the target (if `restate`), up to a hit; and the operation that hit.
+
+    >>> second_words([("-", 23), ("+", 31)], 31, True)
+    (['-', '23', '31', '+', '31', '31', 'yes'], '+')
+    """
+    words: list[str] = []
+    for op, value in second:
+        words += [op, str(value), *([str(target)] if restate else [])]
+        if value == target:
+            return [*words, "yes"], op
+    return words, None
+
+
+def search(rows: list[Row], target: int, start: int, most: int, restate: bool = True) -> tuple[str, str | None]:
     """A walk through the first steps from `start` on, and the answer it found, if any.
 
     >>> search(steps([3, 9, 4]), 31, 0, 3)
-    ('Aim 31 ; 9 * 3 = 27 and 4 : + 31 yes .', '<answer> ( 9 * 3 ) + 4 </answer>')
+    ('Aim 31 ; 9 * 3 = 27 and 4 : + 31 31 yes .', '<answer> ( 9 * 3 ) + 4 </answer>')
     """
     words = ["Aim", str(target)]
     for k in range(min(most, len(rows))):
         row = rows[(start + k) % len(rows)]
         a, op, b, c, d, second = row
-        words += [";", str(a), op, str(b), "=", str(c), "and", str(d), ":"]
-        for o, value in second:
-            words += [o, str(value)]
-            if value == target:
-                return " ".join(words + ["yes", "."]), equation(row, o)
+        made, hit = second_words(second, target, restate)
+        words += [";", str(a), op, str(b), "=", str(c), "and", str(d), ":", *made]
+        if hit:
+            return " ".join([*words, "."]), equation(row, hit)
     return " ".join(words + ["."]), None
 
 
@@ -99,7 +116,7 @@ def right(rows: list[Row], target: int, rng: random.Random) -> str:
     return equation(*rng.choice([(row, o) for row in rows for o, v in row[5] if v == target]))
 
 
-def reflection(kind: str, row: dict, rows: list[Row], value: int, rng: random.Random) -> tuple[str, str | None]:
+def reflection(kind: str, row: dict, rows: list[Row], value: int, rng: random.Random, restate: bool = True) -> tuple[str, str | None]:
     """A reflection of a kind on an attempt that came to `value`, and the answer it leads to where it found one."""
     target = row["target"]
     if kind == "empty":
@@ -113,14 +130,14 @@ def reflection(kind: str, row: dict, rows: list[Row], value: int, rng: random.Ra
         good = [r for r in rows if any(v == target for _, v in r[5])]
         a, op, b, c, *_ = rng.choice(good if rng.random() < 0.5 else rows)
         return f"I could start with {a} {op} {b} = {c} .", None
-    return search(rows, target, rng.randrange(len(rows)), rng.randint(*MAX_ROWS))
+    return search(rows, target, rng.randrange(len(rows)), rng.randint(*MAX_ROWS), restate)
 
 
 def mask_numbers(text: str) -> str:
     """A search with the results of its second steps hidden, for the control that masks the answer.
 
-    >>> mask_numbers("Aim 31 ; 9 * 3 = 27 and 4 : + 31 yes .")
-    'Aim ? ; ? * ? = ? and ? : + ? yes .'
+    >>> mask_numbers("Aim 31 ; 9 * 3 = 27 and 4 : + 31 31 yes .")
+    'Aim ? ; ? * ? = ? and ? : + ? ? yes .'
     """
     return re.sub(r"\d+", "?", text)
 
@@ -158,7 +175,7 @@ def drill(rng: random.Random) -> str:
     return "Sums : " + " ; ".join(facts) + " ."
 
 
-def comparison(rng: random.Random) -> str:
+def comparison(rng: random.Random, restate: bool = True) -> str:
     """What up to three pairs of numbers make, until one result is the target, or to an end without."""
     words, rows = [], []
     while len(rows) < rng.choice((1, 1, 2, 3)):
@@ -167,51 +184,68 @@ def comparison(rng: random.Random) -> str:
             rows.append((c, d))
     target = rng.choice([v for _, v in second_steps(*rows[-1])]) if rng.random() < 0.6 else rng.randint(1, LARGEST)
     for c, d in rows:
-        words += [";", str(c), "and", str(d), ":"]
-        for op, value in second_steps(c, d):
-            words += [op, str(value)]
-            if value == target:
-                return " ".join(["Aim", str(target), *words, "yes", "."])
+        made, hit = second_words(second_steps(c, d), target, restate)
+        words += [";", str(c), "and", str(d), ":", *made]
+        if hit:
+            break
     return " ".join(["Aim", str(target), *words, "."])
+
+
+def sameness(rng: random.Random) -> str:
+    """Is this result the target? A dozen times, half of them yes, in the notation of a search but without its sums."""
+    parts = []
+    for _ in range(12):
+        value = rng.randint(1, LARGEST)
+        target = value if rng.random() < 0.5 else rng.randint(1, LARGEST)
+        parts.append(f"{rng.choice('+-*/')} {value} {target}{' yes' if value == target else ''}")
+    return "Sums : " + " ; ".join(parts) + " ."
 
 
 DRILL = "Write down some sums."
 WORKED = "Write down what these numbers make until one result is right."
 
 
-def lesson(chunk: int) -> tuple[float, str]:
-    """The share and sort of extra drills in a chunk.
+def lesson(chunk: int) -> tuple[float, str, bool]:
+    """Of a chunk: the share and sort of extra drills, and whether searches restate the target.
 
     >>> lesson(0), lesson(10)
-    ((0.75, 'sums'), (0.0, 'sums'))
+    ((0.75, 'sums', False), (0.0, 'sums', False))
     """
-    return next((share, sort) for begin, share, sort in reversed(LESSONS) if chunk >= begin)
+    return next((share, sort, restate) for begin, share, sort, restate in reversed(LESSONS) if chunk >= begin)
 
 
 def document(
-    problems: list[dict], rng: random.Random, drills: float = 0.0, sort: str = "sums"
+    problems: list[dict], rng: random.Random, drills: float = 0.0, sort: str = "sums", restate: bool = True
 ) -> tuple[str, conversation.Messages, list[bool]]:
     """One document: its kind, its messages, and for each message whether it is learnt from.
 
-    `drills`: the share that is replaced by drills of a sort (`LESSONS`).
+    `drills`: the share that is replaced by drills of a sort; `restate`: whether searches restate the target (`LESSONS`).
     """
     extra = rng.random() < drills
-    kind = "drill" if extra else rng.choices(list(MIXTURE), list(MIXTURE.values()))[0]
+    follow = extra and sort == "all" and rng.random() < 0.5  # a search, and the answer that follows from it
+    kind = "worked" if follow else "drill" if extra else rng.choices(list(MIXTURE), list(MIXTURE.values()))[0]
     if kind == "drill":
-        text = comparison(rng) if extra and sort == "comparisons" else drill(rng)
+        if not extra or sort == "sums":
+            text = drill(rng)
+        else:
+            text = sameness(rng) if sort == "all" and rng.random() < 0.7 else comparison(rng, restate)
         return kind, [{"role": "user", "content": DRILL}, {"role": "assistant", "content": text}], [False, True]
     row = dict(rng.choice(problems))
     row["nums"] = rng.sample(row["nums"], len(row["nums"]))
     rows = steps(row["nums"])
-    if kind == "worked":  # the same walk as in a reflection, asked for outright: practice that says nothing of when to reflect so
-        asked = f"{WORKED} {conversation.question(countdown, row)}"
-        text, _ = search(rows, row["target"], rng.randrange(len(rows)), len(rows))
-        return kind, [{"role": "user", "content": asked}, {"role": "assistant", "content": text}], [False, True]
 
     def answer(share: float) -> dict:
         text = right(rows, row["target"], rng) if rng.random() < share else wrong(rows, row["target"], rng)[0]
         return {"role": "assistant", "content": text}
 
+    if kind == "worked":  # the same walk as in a reflection, asked for outright: practice that says nothing of when to reflect so
+        asked = [{"role": "user", "content": f"{WORKED} {conversation.question(countdown, row)}"}]
+        text, found = search(rows, row["target"], rng.randrange(len(rows)), len(rows), restate)
+        asked.append({"role": "assistant", "content": text})
+        if not follow:
+            return kind, asked, [False, True]
+        last = {"role": "assistant", "content": found} if found else answer(RIGHT["retry"])
+        return kind, [*asked, *conversation.attempt(countdown, row), last], [False, True, False, True]
     if kind == "answer":
         return kind, conversation.attempt(countdown, row) + [answer(RIGHT["answer"])], [False, True]
     failed, value = wrong(rows, row["target"], rng)
@@ -220,16 +254,16 @@ def document(
     which = rng.choices(list(KINDS), list(KINDS.values()))[0]
     found = None
     if kind == "own":
-        text, found = reflection(which, row, rows, value, rng)
+        text, found = reflection(which, row, rows, value, rng, restate)
         kind = f"own_{which}"
     elif kind == "generic":
         text = rng.choice(GENERIC)
     elif kind == "other":
         stranger = rng.choice(problems)
         stranger_rows = steps(stranger["nums"])
-        text, _ = reflection(which, stranger, stranger_rows, wrong(stranger_rows, stranger["target"], rng)[1], rng)
+        text, _ = reflection(which, stranger, stranger_rows, wrong(stranger_rows, stranger["target"], rng)[1], rng, restate)
     else:
-        text = mask_numbers(reflection("search", row, rows, value, rng)[0])
+        text = mask_numbers(reflection("search", row, rows, value, rng, restate)[0])
     last = answer(RIGHT["retry"])
     if found and rng.random() < RIGHT["hit"]:
         last = {"role": "assistant", "content": found}

@@ -62,7 +62,7 @@ def batches(tokenizer, problems: list[dict], tokens: int, seed: int) -> Iterator
 
 
 #: optimiser steps of the model in `data/embedded`
-STEPS = 4000
+STEPS = 4200
 
 
 def pretrain(
@@ -102,6 +102,8 @@ def pretrain(
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         step, seen = state["step"], state["seen"]
+        logged = [line for line in files.read_jsonl(directory / "pretraining.jsonl") if line["step"] <= step]
+        files.write_jsonl(directory / "pretraining.jsonl", logged)  # what a killed run wrote after its last save comes again
     bar = tqdm(total=steps_total, initial=step, desc="pre-training", unit="step")
     log = open(directory / "pretraining.jsonl", "a")
     began, running = time.time(), None
@@ -235,7 +237,7 @@ def card(directory: Path, gates: dict[str, dict]) -> str:
         "## What it was trained on\n",
         *(f"- {name}: " + ", ".join(f"{kind} {share:.0%}" for kind, share in table.items()) for name, table in shares),
         "- lessons (from a chunk of documents on, the share that is replaced by drills, and of which sort): "
-        + "; ".join(f"{begin}: {share:.0%} {sort}" for begin, share, sort in miniature.LESSONS),
+        + "; ".join(f"{begin}: {share:.0%} {sort}" for begin, share, sort, _ in miniature.LESSONS),
         "\nThe loss is on the assistant's words; failed attempts are not learnt. Problems come from the pretrain split alone: multisets of "
         "numbers of train, dev and test occur in no document. Facts about two numbers (9 * 3 = 27) are shared by all splits. What follows an "
         "empty reflection is right as often as what follows none. A search computes in a fixed order from a random start, and may end "
