@@ -23,11 +23,12 @@ MIXTURE = {
 #: share of reflections
 KINDS = {"empty": 0.45, "value": 0.14, "usage": 0.12, "first_step": 0.14, "search": 0.15}
 #: lessons: from a chunk of documents (`pretraining.CHUNK`) on, which share is replaced by drills, of which sort, and whether
-#: searches restate the target after each result. Sums first, by heart; later, is this result the target? Without restating,
-#: 500 steps of comparisons taught nothing; the chunks before that was tried are kept as they were trained.
+#: searches restate the target after each result. Sums first, by heart. Then: is this result the target? Without restating,
+#: 500 steps of comparisons taught nothing (those chunks stay as they were trained); with it, and learnt from the verdicts
+#: alone, a hundred steps did. Last, all sorts.
 LESSONS = (
-    (0, 0.75, "sums", False), (7, 0.0, "sums", False), (23, 0.25, "comparisons", False), (33, 0.5, "all", True),
-    (47, 0.25, "all", True),
+    (0, 0.75, "sums", False), (7, 0.0, "sums", False), (23, 0.25, "comparisons", False), (33, 0.9, "verdicts", True),
+    (38, 0.3, "all", True),
 )  # fmt: skip
 #: how often an answer in the corpus is right: alone, after a failed attempt, after a reflection that found an equation
 RIGHT = {"answer": 0.75, "retry": 0.50, "hit": 0.98}
@@ -201,6 +202,8 @@ def sameness(rng: random.Random) -> str:
     return "Sums : " + " ; ".join(parts) + " ."
 
 
+#: in place of true: of a message, only the words that say whether a result is the target are learnt
+VERDICTS = "verdicts"
 DRILL = "Write down some sums."
 WORKED = "Write down what these numbers make until one result is right."
 
@@ -216,20 +219,21 @@ def lesson(chunk: int) -> tuple[float, str, bool]:
 
 def document(
     problems: list[dict], rng: random.Random, drills: float = 0.0, sort: str = "sums", restate: bool = True
-) -> tuple[str, conversation.Messages, list[bool]]:
-    """One document: its kind, its messages, and for each message whether it is learnt from.
+) -> tuple[str, conversation.Messages, list[bool | str]]:
+    """One document: its kind, its messages, and for each message whether it is learnt from (true, false or `VERDICTS`).
 
     `drills`: the share that is replaced by drills of a sort; `restate`: whether searches restate the target (`LESSONS`).
     """
     extra = rng.random() < drills
-    follow = extra and sort == "all" and rng.random() < 0.5  # a search, and the answer that follows from it
+    focus = extra and sort == "verdicts"  # learn what decides alone: is this the target, what follows from a search
+    follow = extra and sort in ("verdicts", "all") and rng.random() < 0.5  # a search, and the answer that follows from it
     kind = "worked" if follow else "drill" if extra else rng.choices(list(MIXTURE), list(MIXTURE.values()))[0]
     if kind == "drill":
         if not extra or sort == "sums":
             text = drill(rng)
         else:
-            text = sameness(rng) if sort == "all" and rng.random() < 0.7 else comparison(rng, restate)
-        return kind, [{"role": "user", "content": DRILL}, {"role": "assistant", "content": text}], [False, True]
+            text = sameness(rng) if focus or (sort == "all" and rng.random() < 0.7) else comparison(rng, restate)
+        return kind, [{"role": "user", "content": DRILL}, {"role": "assistant", "content": text}], [False, VERDICTS if focus else True]
     row = dict(rng.choice(problems))
     row["nums"] = rng.sample(row["nums"], len(row["nums"]))
     rows = steps(row["nums"])
@@ -245,7 +249,7 @@ def document(
         if not follow:
             return kind, asked, [False, True]
         last = {"role": "assistant", "content": found} if found else answer(RIGHT["retry"])
-        return kind, [*asked, *conversation.attempt(countdown, row), last], [False, True, False, True]
+        return kind, [*asked, *conversation.attempt(countdown, row), last], [False, VERDICTS if focus else True, False, True]
     if kind == "answer":
         return kind, conversation.attempt(countdown, row) + [answer(RIGHT["answer"])], [False, True]
     failed, value = wrong(rows, row["target"], rng)

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from transformers import Qwen2Config, Qwen2ForCausalLM, set_seed
 
 from rrr_utils import conversation, files, miniature, reflections, stats
-from rrr_utils.miniature import EMPTY, build_tokenizer, document, lesson, solvable
+from rrr_utils.miniature import EMPTY, VERDICTS, build_tokenizer, document, lesson, solvable
 from rrr_utils.policy import load_base
 from rrr_utils.sampling import HFSampler
 from rrr_utils.settings import Settings
@@ -39,9 +39,15 @@ def encode(tokenizer, documents: list[tuple[conversation.Messages, list[bool]]])
             owner += [k, k]
             learnt += [False, learn]
     encoded = [([], []) for _ in documents]
+    yes, *others = tokenizer.convert_tokens_to_ids([" yes", " ;", " .", " +", " -", " *", " /"])
+    numbers = set(tokenizer.convert_tokens_to_ids([f" {i}" for i in range(miniature.LARGEST_NUMBER + 1)]))
     for k, ids, learn in zip(owner, tokenizer(pieces, add_special_tokens=False)["input_ids"], learnt, strict=True):
         encoded[k][0].extend(ids)
-        encoded[k][1].extend([learn] * len(ids))
+        if learn == VERDICTS:  # what follows a result and the target: yes, or whatever goes on
+            after = [i >= 2 and ids[i - 1] in numbers and ids[i - 2] in numbers for i in range(len(ids))]
+            encoded[k][1].extend(token in (yes, *others) and ok for token, ok in zip(ids, after, strict=True))
+        else:
+            encoded[k][1].extend([learn] * len(ids))
     return encoded
 
 
@@ -62,7 +68,9 @@ def batches(tokenizer, problems: list[dict], tokens: int, seed: int) -> Iterator
 
 
 #: optimiser steps of the model in `data/embedded`
-STEPS = 4200
+STEPS = 3700
+#: share of the steps over which the rate falls to zero
+DECAY = 0.45
 
 
 def pretrain(
@@ -71,7 +79,7 @@ def pretrain(
 ) -> Path:  # fmt: skip
     """Pre-train from nothing (or go on from `directory/state.pt`) and save model and tokenizer into `directory`.
 
-    Muon on the matrices, AdamW on the rest; the rate falls linearly to zero over the last half. Writes
+    Muon on the matrices, AdamW on the rest; the rate falls linearly to zero over the last `DECAY` of it. Writes
     `pretraining.jsonl`, a line per `log_every` steps. `stop`: end there, as if interrupted, with the schedule unchanged.
     """
     torch.set_num_threads(threads)
@@ -108,7 +116,7 @@ def pretrain(
     log = open(directory / "pretraining.jsonl", "a")
     began, running = time.time(), None
     for batch in itertools.islice(batches(tokenizer, problems, tokens, seed), step, stop or steps_total):  # a resumed run skips what it saw
-        scale = min(1.0, (step + 1) / 50) * min(1.0, 2 * (1 - step / steps_total))
+        scale = min(1.0, (step + 1) / 50) * min(1.0, (1 - step / steps_total) / DECAY)
         for optimizer, peak in zip(optimizers, peaks, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = peak * scale
@@ -230,7 +238,8 @@ def card(directory: Path, gates: dict[str, dict]) -> str:
     lines = [
         "# The embedded model for Countdown\n",
         f"A Qwen2-architecture model of {size:.2f} million parameters ({config['num_hidden_layers']} layers of {config['hidden_size']}), "
-        f"bf16, pre-trained by us from nothing on synthetic chat documents: {last['step']} steps, {last['tokens'] / 1e6:.1f} million tokens. "
+        f"bf16, pre-trained by us from nothing on synthetic chat documents: {last['step']} steps, "
+        f"{last['tokens'] / 1e6:.1f} million tokens. "
         "Made by `notebooks/A1_embedded_model.ipynb`, seed 0. Apache-2.0.\n",
         "It exists so that reflect-retry training runs, and means something, without a GPU. It can do nothing but three-number Countdown "
         "with numbers from 1 to 15 and targets to 60, in the kit's own prompts.\n",
