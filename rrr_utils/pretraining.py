@@ -248,8 +248,8 @@ def card(directory: Path, gates: dict[str, dict]) -> str:
         "- lessons (from a chunk of documents on, the share that is replaced by drills, and of which sort): "
         + "; ".join(f"{begin}: {share:.0%} {sort}" for begin, share, sort, _ in miniature.LESSONS),
         "\nThe loss is on the assistant's words; failed attempts are not learnt. Problems come from the pretrain split alone: multisets of "
-        "numbers of train, dev and test occur in no document. Facts about two numbers (9 * 3 = 27) are shared by all splits. What follows an "
-        "empty reflection is right as often as what follows none. A search computes in a fixed order from a random start, and may end "
+        "numbers of train, dev and test occur in no document. Facts about two numbers (9 * 3 = 27) are shared by all splits. What "
+        "follows an empty reflection is right as often as what follows none. A search computes in a fixed order from a random start, and may end "
         "without a hit. The mixture was fixed before any reinforcement learning.\n",
         "## The gate, on the dev split, before any reinforcement learning\n",
         "| | " + " | ".join(gates) + " |\n|---|" + "---|" * len(gates),

@@ -199,7 +199,8 @@ class Record(TrainerCallback):
             return
         line = {
             "step": state.global_step, "reward": logs["reward"], "reward_std": logs["reward_std"],
-            "zero_variance": logs["frac_reward_zero_std"], "loss": logs["loss"], "kl": logs.get("kl", 0.0), "grad_norm": float(logs["grad_norm"]), "learning_rate": logs["learning_rate"],
+            "zero_variance": logs["frac_reward_zero_std"], "loss": logs["loss"], "kl": logs.get("kl", 0.0),
+            "grad_norm": float(logs["grad_norm"]), "learning_rate": logs["learning_rate"],
             "reflection_tokens": logs["completions/mean_length"], "truncated": logs["completions/clipped_ratio"],
             "retry_correct": logs["retry_correct"], "generated_tokens": self.reward.generated_tokens - self.tokens,
             "seconds": time.time() - self.began, "checkpoint": state.global_step % self.settings.dev_every == 0,
