@@ -22,13 +22,13 @@ MIXTURE = {
 }  # fmt: skip
 #: share of reflections
 KINDS = {"empty": 0.45, "value": 0.14, "usage": 0.12, "first_step": 0.14, "search": 0.15}
-#: lessons: from a chunk of documents (`pretraining.CHUNK`) on, which share is replaced by drills, of which sort, and whether
+#: lessons: from a chunk of documents (`pretraining.CHUNK`) on, which share is replaced by practice, of which sort, and whether
 #: searches restate the target after each result. Sums first, by heart. Then: is this result the target? Without restating,
 #: 500 steps of comparisons taught nothing (those chunks stay as they were trained); with it, and learnt from the verdicts
-#: alone, a hundred steps did. Last, all sorts.
+#: alone, a few hundred steps did. Last, all sorts, and direct answers.
 LESSONS = (
     (0, 0.75, "sums", False), (7, 0.0, "sums", False), (23, 0.25, "comparisons", False), (33, 0.9, "verdicts", True),
-    (38, 0.3, "all", True),
+    (39, 0.3, "all", True), (44, 0.45, "answers", True),
 )  # fmt: skip
 #: how often an answer in the corpus is right: alone, after a failed attempt, after a reflection that found an equation
 RIGHT = {"answer": 0.75, "retry": 0.50, "hit": 0.98}
@@ -209,7 +209,7 @@ WORKED = "Write down what these numbers make until one result is right."
 
 
 def lesson(chunk: int) -> tuple[float, str, bool]:
-    """Of a chunk: the share and sort of extra drills, and whether searches restate the target.
+    """Of a chunk: the share and sort of extra practice, and whether searches restate the target.
 
     >>> lesson(0), lesson(10)
     ((0.75, 'sums', False), (0.0, 'sums', False))
@@ -222,12 +222,14 @@ def document(
 ) -> tuple[str, conversation.Messages, list[bool | str]]:
     """One document: its kind, its messages, and for each message whether it is learnt from (true, false or `VERDICTS`).
 
-    `drills`: the share that is replaced by drills of a sort; `restate`: whether searches restate the target (`LESSONS`).
+    `drills`: the share that is replaced by practice of a sort; `restate`: whether searches restate the target (`LESSONS`).
     """
     extra = rng.random() < drills
     focus = extra and sort == "verdicts"  # learn what decides alone: is this the target, what follows from a search
     follow = extra and sort in ("verdicts", "all") and rng.random() < 0.5  # a search, and the answer that follows from it
-    kind = "worked" if follow else "drill" if extra else rng.choices(list(MIXTURE), list(MIXTURE.values()))[0]
+    kind = (
+        "worked" if follow else {"answers": "answer"}.get(sort, "drill") if extra else rng.choices(list(MIXTURE), list(MIXTURE.values()))[0]
+    )
     if kind == "drill":
         if not extra or sort == "sums":
             text = drill(rng)

@@ -245,7 +245,7 @@ def card(directory: Path, gates: dict[str, dict]) -> str:
         "with numbers from 1 to 15 and targets to 60, in the kit's own prompts.\n",
         "## What it was trained on\n",
         *(f"- {name}: " + ", ".join(f"{kind} {share:.0%}" for kind, share in table.items()) for name, table in shares),
-        "- lessons (from a chunk of documents on, the share that is replaced by drills, and of which sort): "
+        "- lessons (from a chunk of documents on, the share that is replaced by practice, and of which sort): "
         + "; ".join(f"{begin}: {share:.0%} {sort}" for begin, share, sort, _ in miniature.LESSONS),
         "\nThe loss is on the assistant's words; failed attempts are not learnt. Problems come from the pretrain split alone: multisets of "
         "numbers of train, dev and test occur in no document. Facts about two numbers (9 * 3 = 27) are shared by all splits. What "
