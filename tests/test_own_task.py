@@ -30,7 +30,14 @@ def model(tmp_path_factory) -> Path:
 
 def given(folder: Path, model: Path, **more):
     values = {"task": str(TASK), "model": str(model), "source": SOURCE, "results_dir": str(folder), "seed": 0}
-    few = {**helpers_models.FEW, "steps": 3, "failures_per_step": 8, "failures_wanted": 40, "train_queries": 20}
+    few = {
+        **helpers_models.FEW,
+        "steps": 3,
+        "failures_per_step": 8,
+        "failures_wanted": 40,
+        "train_queries": 20,
+        "retries_per_reflection": 1,
+    }
     return settings.load("tiny", {**few, **values, **more})
 
 

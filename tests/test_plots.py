@@ -17,7 +17,7 @@ def run():
             lines += synthetic.samples(rows, policy, seed, decoding)
     frame = cells.outcomes(lines)
     counted = cells.cells(frame, "countdown", "embedded", "0123abcd")
-    return tables.Run("countdown", "embedded", [], lines, frame, counted, "strict", None)
+    return tables.Run("countdown", "embedded", [], lines, frame, counted, "strict", {})
 
 
 def drawn(run, folder, seeds=(0, 1)) -> list:

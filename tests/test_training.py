@@ -198,7 +198,15 @@ def test_an_interrupt_saves_and_the_same_call_goes_on_to_the_same_result(home, t
 
 def test_full_weights_train_too(home, tmp_path):
     settings = small(
-        home, seed=2, lora_rank=0, load_in_4bit=False, policies=["trained"], steps=1, learning_rate=1e-4, results_dir=str(tmp_path)
+        home,
+        seed=2,
+        lora_rank=0,
+        load_in_4bit=False,
+        policies=["trained"],
+        retry_policy="live",
+        steps=1,
+        learning_rate=1e-4,
+        results_dir=str(tmp_path),
     )
     failures.sample(settings)
     failures.finish(settings)
