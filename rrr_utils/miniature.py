@@ -134,6 +134,24 @@ def reflection(kind: str, row: dict, rows: list[Row], value: int, rng: random.Ra
     return search(rows, target, rng.randrange(len(rows)), rng.randint(*MAX_ROWS), restate)
 
 
+def sums_of(text: str, nums: list[int]) -> tuple[list[bool], list[bool]]:
+    """Of a search: which of its sums, as they are written, are right; and of which rows the number that is left is right.
+
+    >>> sums_of("Aim 31 ; 9 * 3 = 27 and 4 : + 31 31 yes .", [3, 9, 4]), sums_of("Aim 5 ; 3 + 3 = 7 and 4 : - 2 5 .", [3, 9, 4])
+    (([True, True], [True]), ([False, False], [False]))
+    """
+    sums, left = [], []
+    for row in re.split(r" ; ", text)[1:]:
+        if not (found := re.match(r"(\d{1,4}) ([-+*/]) (\d{1,4}) = (\d{1,4}) and (\d{1,4}) :", row)):
+            continue
+        a, op, b, c, d = (x if x in "+-*/" else int(x) for x in found.groups())
+        sums.append({"+": a + b, "-": a - b, "*": a * b, "/": a / b if b else None}[op] == c)
+        left.append(sorted([a, b, d]) == sorted(nums))
+        true = dict(second_steps(c, d)) if c and d else {}
+        sums += [true.get(o) == int(value) for o, value, _ in re.findall(r"([-+*/]) (\d{1,4}) (\d{1,4})", row[found.end() :])]
+    return sums, left
+
+
 def mask_numbers(text: str) -> str:
     """A search with the results of its second steps hidden, for the control that masks the answer.
 

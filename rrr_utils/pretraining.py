@@ -19,8 +19,8 @@ import torch
 from tqdm.auto import tqdm
 from transformers import Qwen2Config, Qwen2ForCausalLM, set_seed
 
-from rrr_utils import conversation, files, miniature, reflections, stats
-from rrr_utils.miniature import EMPTY, VERDICTS, build_tokenizer, document, lesson, solvable
+from rrr_utils import conversation, files, miniature, stats
+from rrr_utils.miniature import EMPTY, VERDICTS, build_tokenizer, document, lesson, solvable, sums_of
 from rrr_utils.policy import load_base
 from rrr_utils.sampling import HFSampler
 from rrr_utils.settings import Settings
@@ -176,7 +176,7 @@ def gate(settings: Settings, decoding: str = "greedy") -> dict:
 
     Rescue rates are shares of the failed first tries whose retry is right. `spread` compares the best kind with an empty
     reflection, clustered by multiset; `passed` says which of the four conditions hold:
-    first try 20-50%; arithmetic at least 95% right; spread at least 15 points with an interval above 5; own no more than
+    first try 20-50%; sums in searches, as written, at least 95% right; spread at least 15 points with an interval above 5; own no more than
     2 points below blind.
     """
     temperature = 0.0 if decoding == "greedy" else settings.temperature
@@ -206,9 +206,11 @@ def gate(settings: Settings, decoding: str = "greedy") -> dict:
     blind = [conversation.blind_retry(countdown, row, attempt) for row, attempt in told]
     by_kind["blind"] = right(say(blind, settings.attempt_tokens, 5, "blind retry"), failed)
 
-    contents = [reflections.classify(text, row) for text, row in zip(written["search"], failed, strict=True)]
-    expressions = sum(c.expressions for c in contents)
-    arithmetic = sum(c.right * c.expressions for c in contents if c.right is not None) / max(1, expressions)
+    sums, left = (
+        [ok for one in both for ok in one]
+        for both in zip(*(sums_of(text, row["nums"]) for text, row in zip(written["search"], failed, strict=True)), strict=True)
+    )
+    arithmetic, left_right = sum(sums) / max(1, len(sums)), sum(left) / max(1, len(left))
     rates = {kind: sum(values) / len(values) for kind, values in by_kind.items()}
     best = max(OPENINGS, key=rates.get)
     spread = stats.paired_difference(by_kind[best], by_kind["empty"], clusters)
@@ -218,7 +220,8 @@ def gate(settings: Settings, decoding: str = "greedy") -> dict:
         "spread": spread.difference >= 0.15 and spread.ci_low > 0.05, "own_not_below_blind": rates["own"] >= rates["blind"] - 0.02,
     }  # fmt: skip
     return {
-        "decoding": decoding, "items": len(rows), "failures": len(told), "first_try": first, "arithmetic": arithmetic, "rescued": rates,
+        "decoding": decoding, "items": len(rows), "failures": len(told), "first_try": first, "arithmetic": arithmetic,
+        "number_left": left_right, "rescued": rates,
         "best_kind": best, "spread": spread.difference, "spread_low": spread.ci_low, "spread_high": spread.ci_high, "passed": passed,
     }  # fmt: skip
 
@@ -249,12 +252,16 @@ def card(directory: Path, gates: dict[str, dict]) -> str:
         + "; ".join(f"{begin}: {share:.0%} {sort}" for begin, share, sort, _ in miniature.LESSONS),
         "\nThe loss is on the assistant's words; failed attempts are not learnt. Problems come from the pretrain split alone: multisets of "
         "numbers of train, dev and test occur in no document. Facts about two numbers (9 * 3 = 27) are shared by all splits. What "
-        "follows an empty reflection is right as often as what follows none. A search computes in a fixed order from a random start, and may end "
-        "without a hit. The mixture was fixed before any reinforcement learning.\n",
+        "follows an empty reflection is right as often as what follows none. A search computes in a fixed order from a random start, "
+        "and may end without a hit. The mixture was fixed before any reinforcement learning on this model; the last lesson (direct answers) was added "
+        "after 14 trial steps of it on an earlier checkpoint, for the sake of the first try.\n",
         "## The gate, on the dev split, before any reinforcement learning\n",
         "| | " + " | ".join(gates) + " |\n|---|" + "---|" * len(gates),
     ]
-    rows = {"first try": "first_try", "arithmetic right in searches": "arithmetic", "best kind": "best_kind"}
+    rows = {
+        "first try": "first_try", "sums right in searches": "arithmetic", "number that is left right in searches": "number_left",
+        "best kind": "best_kind",
+    }  # fmt: skip
     lines += [f"| {label} | " + " | ".join(_share(g[key]) for g in gates.values()) + " |" for label, key in rows.items()]
     kinds = next(iter(gates.values()))["rescued"]
     lines += [f"| failures rescued: {kind} | " + " | ".join(_share(g["rescued"][kind]) for g in gates.values()) + " |" for kind in kinds]
