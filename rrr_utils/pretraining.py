@@ -253,8 +253,8 @@ def card(directory: Path, gates: dict[str, dict]) -> str:
         "\nThe loss is on the assistant's words; failed attempts are not learnt. Problems come from the pretrain split alone: multisets of "
         "numbers of train, dev and test occur in no document. Facts about two numbers (9 * 3 = 27) are shared by all splits. What "
         "follows an empty reflection is right as often as what follows none. A search computes in a fixed order from a random start, "
-        "and may end without a hit. The mixture was fixed before any reinforcement learning on this model; the last lesson (direct answers) was added "
-        "after 14 trial steps of it on an earlier checkpoint, for the sake of the first try.\n",
+        "and may end without a hit. The mixture was fixed before any reinforcement learning on this model; the last lesson (direct "
+        "answers) was added after 14 trial steps of it on an earlier checkpoint, for the sake of the first try.\n",
         "## The gate, on the dev split, before any reinforcement learning\n",
         "| | " + " | ".join(gates) + " |\n|---|" + "---|" * len(gates),
     ]
