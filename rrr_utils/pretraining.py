@@ -171,11 +171,12 @@ OPENINGS = {
 }
 
 
-def gate(settings: Settings, decoding: str = "greedy") -> dict:
+def gate(settings: Settings, decoding: str = "greedy", items: int | None = None) -> dict:
     """What the untrained model can do on the dev split, and what each kind of reflection, forced in turn, is worth.
 
-    Rescue rates are shares of the failed first tries whose retry is right. `spread` compares the best kind with an empty
-    reflection, clustered by multiset; `passed` says which of the four conditions hold:
+    `items`: so many problems instead of the whole split. Rescue rates are shares of the failed first tries whose retry is
+    right. `spread` compares the best kind with an empty reflection, clustered by multiset; `passed` says which of the four
+    conditions hold:
     first try 20-50%; sums in searches, as written, at least 95% right; spread at least 15 points with an interval above 5; own no more than
     2 points below blind.
     """
@@ -188,7 +189,7 @@ def gate(settings: Settings, decoding: str = "greedy") -> dict:
     def right(texts: list[str], rows: list[dict]) -> list[int]:
         return [int(countdown.verify(text, row).correct) for text, row in zip(texts, rows, strict=True)]
 
-    rows = countdown.load("dev", None, 0)
+    rows = countdown.load("dev", items, 0)
     attempts = say([conversation.attempt(countdown, row) for row in rows], settings.attempt_tokens, 1, "first try")
     solved = right(attempts, rows)
     told = [(row, attempt) for row, attempt, ok in zip(rows, attempts, solved, strict=True) if not ok]
