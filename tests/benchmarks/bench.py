@@ -108,7 +108,7 @@ def made_failures(number: int) -> list[dict]:
 
 def tiny(steps: int, overrides: dict | None = None) -> dict[str, dict[str, float]]:
     """All variants on the tiny profile, one after the other, a row each."""
-    base = {"learning_rate": 1e-12, "dev_every": 10_000, **(overrides or {})}
+    base = {"learning_rate": 1e-12, "dev_every": 10_000, "retries_per_reflection": 1, **(overrides or {})}
     rows = {}
     for name, variant in VARIANTS.items():
         number = 2 if variant is OneByOne else steps  # it takes long and hardly varies
