@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := menu
-.PHONY: menu reproduce test test-slow lab bench publish clean
+.PHONY: menu reproduce test test-slow lab bench trials publish clean
 
 SEEDS ?= 0
 PROFILE ?= tiny
@@ -24,6 +24,7 @@ menu:
 	@echo "make test-slow                                end to end, kills, and GPU tests where there is a GPU"
 	@echo "make lab                                      the notebooks in JupyterLab"
 	@echo "make bench                                    what a training step costs, beside trl's own"
+	@echo "make trials [PROFILE=tiny]                    what data/trials.yaml tries on dev before a recipe is fixed; 25 minutes"
 	@echo "make publish [PROFILE=tiny]                   copy finished runs to results/<profile>/, to be committed"
 	@echo "make clean                                    remove .venv and caches; results stay"
 
@@ -39,9 +40,11 @@ $(VENV)/stamp: requirements.lock pyproject.toml
 	@touch $@
 
 # the options are those of profiles/default, which a bare `snakemake` takes: results.done decides, not locks, marks or file times
+SNAKEMAKE = $(VENV)/bin/snakemake --workflow-profile none --nolock --ignore-incomplete --rerun-triggers mtime --quiet all --cores $(CORES) \
+  $(if $(filter-out 0,$(GPUS)),--resources gpu=$(GPUS))
+
 reproduce: $(VENV)/stamp
-	@$(VENV)/bin/snakemake --workflow-profile none --nolock --ignore-incomplete --rerun-triggers mtime --quiet all --cores $(CORES) \
-	  $(if $(filter-out 0,$(GPUS)),--resources gpu=$(GPUS)) --config profile='$(PROFILE)' seeds='$(SEEDS)' overrides='$(OVERRIDES)' \
+	@$(SNAKEMAKE) --config profile='$(PROFILE)' seeds='$(SEEDS)' overrides='$(OVERRIDES)' \
 	  || { [ $$? -eq 2 ] || echo "Not finished: the lines above say why. What was computed stays; the same command goes on from there." >&2; exit 1; }
 	@$(PY) -c 'import json, sys; from rrr_utils import results, settings; \
 	print((results.stage_dir(settings.load(sys.argv[1], json.loads(sys.argv[2])), "tables") / "report.md").read_text())' \
@@ -59,6 +62,10 @@ lab: $(VENV)/stamp
 
 bench: $(VENV)/stamp
 	@$(PY) tests/benchmarks/bench.py
+
+trials: $(VENV)/stamp
+	@$(SNAKEMAKE) --config profile='$(PROFILE)' trials=1 -- trials
+	@$(PY) -m rrr_utils.trials --profile '$(PROFILE)'
 
 publish: $(VENV)/stamp
 	@$(PY) -m rrr_utils.publish --profile '$(PROFILE)'

@@ -1,4 +1,5 @@
 """A whole profile: snakemake --config profile=tiny seeds=0,1,2 [overrides='{"steps": 5}']
+What data/trials.yaml tries on dev: snakemake trials --config profile=tiny trials=1
 
 Whether a stage is done is asked of its result.json (results.done), not of file times: each stage has an empty file
 `.done` that says to Snakemake what results.done said when this file was read, and nothing else. Every job is our strict
@@ -11,16 +12,16 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir)))
-from rrr_utils import launch, results
+from rrr_utils import launch, results, trials
 from rrr_utils.settings import SettingsError, load
 
 notebooks = Path(config.get("notebooks", results.ROOT / "notebooks"))
 GPU = 1 if launch.gpus() else 0
 
 
-def flag(stage, seed=None):
+def flag(stage, seed=None, tried={}):
     """The stage's `.done`, made or removed so that Snakemake sees what results.done sees."""
-    settings = load(config.get("profile", "tiny"), {**overrides, "seed": seed})
+    settings = load(config.get("profile", "tiny"), {**overrides, **tried, "seed": seed})
     path = results.stage_dir(settings, stage) / ".done"
     if results.done(settings, stage):
         path.touch()
@@ -51,6 +52,10 @@ try:
     TRAIN = {seed: flag("train", seed) for seed in seeds}
     EVALUATE = {seed: flag("evaluate", seed) for seed in seeds}
     TABLES = flag("tables", seeds[0])
+    TRIALS = {}
+    if config.get("trials"):
+        TRIALS = {name: trials.changed(name, tried) for name, tried in trials.load(config.get("profile", "tiny")).items()}
+    TRIED = {name: flag("train", 0, tried) for name, tried in TRIALS.items()}
     GPUS_TO_TRAIN = load(config.get("profile", "tiny"), overrides).gpus
     if not all(Path(path).exists() for path in (VANILLA, *EVALUATE.values())):
         Path(TABLES).unlink(missing_ok=True)  # an evaluation to come will change them
@@ -59,10 +64,10 @@ except launch.REFUSED as error:
     sys.exit(2)
 
 
-def command(stage, seed=None):
+def command(stage, seed=None, tried={}):
     """The launcher's command line for a stage."""
     options = [f"seed={'none' if seed is None else seed}"] if stage in ("train", "evaluate") else []
-    options += [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in overrides.items()]
+    options += [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in {**overrides, **tried}.items()]
     words = [sys.executable, "-m", "rrr_utils.launch", str(notebooks / f"{launch.NOTEBOOKS[stage]}.ipynb")]
     return shlex.join([*words, "--profile", config.get("profile", "tiny"), *(word for option in options for word in ("-p", option))])
 
@@ -110,3 +115,17 @@ rule tables:
     output: touch(TABLES)
     params: command=command("tables")
     shell: "{params.command}"
+
+
+for name in TRIALS:
+
+    rule:
+        name: f"trial_{name}"
+        output: touch(TRIED[name])
+        params: command=command("train", 0, TRIALS[name])
+        resources: gpu=GPU * GPUS_TO_TRAIN
+        shell: "{params.command}"
+
+
+rule trials:
+    input: [ancient(path) for path in TRIED.values()]

@@ -22,16 +22,12 @@ MIXTURE = {
 }  # fmt: skip
 #: share of reflections
 KINDS = {"empty": 0.45, "value": 0.14, "usage": 0.12, "first_step": 0.14, "search": 0.15}
-#: lessons: from a chunk of documents (`pretraining.CHUNK`) on, which share is replaced by practice, of which sort, and whether
-#: searches restate the target after each result. Sums first, by heart. Then: is this result the target? Without restating,
-#: 500 steps of comparisons taught nothing (those chunks stay as they were trained); with it, and learnt from the verdicts
-#: alone, a few hundred steps did. Last, all sorts, and direct answers.
-LESSONS = (
-    (0, 0.75, "sums", False), (7, 0.0, "sums", False), (23, 0.25, "comparisons", False), (33, 0.9, "verdicts", True),
-    (39, 0.3, "all", True), (44, 0.45, "answers", True),
-)  # fmt: skip
+#: lessons: from a chunk of documents (`pretraining.CHUNK`) on, which share is replaced by practice, and of what. Sums by heart;
+#: then what a search turns on and what is too small a share of the loss to be learnt beside everything else: is this result
+#: the target, and which number is left? Then some of each, and at last direct answers.
+LESSONS = ((0, 0.75, "sums"), (8, 0.9, "verdicts"), (16, 0.9, "left"), (21, 0.3, "all"), (75, 0.4, "answers"))
 #: how often an answer in the corpus is right: alone, after a failed attempt, after a reflection that found an equation
-RIGHT = {"answer": 0.75, "retry": 0.50, "hit": 0.98}
+RIGHT = {"answer": 0.90, "retry": 0.50, "hit": 0.98}
 #: longest search: rows of equations before it gives up
 MAX_ROWS = (3, 9)
 #: largest result of a second step that is written down: no target is larger
@@ -74,21 +70,22 @@ def equation(row: Row, op: str) -> str:
     return f"<answer> {d} {op} {inner} </answer>" if swap else f"<answer> {inner} {op} {d} </answer>"
 
 
-def second_words(second: list[tuple[str, int]], target: int, restate: bool) -> tuple[list[str], str | None]:
-    """What two numbers make, each result followed by the target (if `restate`), up to a hit; and the operation that hit.
+def second_words(second: list[tuple[str, int]], target: int) -> tuple[list[str], str | None]:
+    """What two numbers make, each result followed by the target (or whether it is the target is never learnt), up to a hit;
+    and the operation that hit.
 
-    >>> second_words([("-", 23), ("+", 31)], 31, True)
+    >>> second_words([("-", 23), ("+", 31)], 31)
     (['-', '23', '31', '+', '31', '31', 'yes'], '+')
     """
     words: list[str] = []
     for op, value in second:
-        words += [op, str(value), *([str(target)] if restate else [])]
+        words += [op, str(value), str(target)]
         if value == target:
             return [*words, "yes"], op
     return words, None
 
 
-def search(rows: list[Row], target: int, start: int, most: int, restate: bool = True) -> tuple[str, str | None]:
+def search(rows: list[Row], target: int, start: int, most: int) -> tuple[str, str | None]:
     """A walk through the first steps from `start` on, and the answer it found, if any.
 
     >>> search(steps([3, 9, 4]), 31, 0, 3)
@@ -98,7 +95,7 @@ def search(rows: list[Row], target: int, start: int, most: int, restate: bool = 
     for k in range(min(most, len(rows))):
         row = rows[(start + k) % len(rows)]
         a, op, b, c, d, second = row
-        made, hit = second_words(second, target, restate)
+        made, hit = second_words(second, target)
         words += [";", str(a), op, str(b), "=", str(c), "and", str(d), ":", *made]
         if hit:
             return " ".join([*words, "."]), equation(row, hit)
@@ -117,7 +114,7 @@ def right(rows: list[Row], target: int, rng: random.Random) -> str:
     return equation(*rng.choice([(row, o) for row in rows for o, v in row[5] if v == target]))
 
 
-def reflection(kind: str, row: dict, rows: list[Row], value: int, rng: random.Random, restate: bool = True) -> tuple[str, str | None]:
+def reflection(kind: str, row: dict, rows: list[Row], value: int, rng: random.Random) -> tuple[str, str | None]:
     """A reflection of a kind on an attempt that came to `value`, and the answer it leads to where it found one."""
     target = row["target"]
     if kind == "empty":
@@ -131,7 +128,7 @@ def reflection(kind: str, row: dict, rows: list[Row], value: int, rng: random.Ra
         good = [r for r in rows if any(v == target for _, v in r[5])]
         a, op, b, c, *_ = rng.choice(good if rng.random() < 0.5 else rows)
         return f"I could start with {a} {op} {b} = {c} .", None
-    return search(rows, target, rng.randrange(len(rows)), rng.randint(*MAX_ROWS), restate)
+    return search(rows, target, rng.randrange(len(rows)), rng.randint(*MAX_ROWS))
 
 
 def sums_of(text: str, nums: list[int]) -> tuple[list[bool], list[bool]]:
@@ -194,22 +191,6 @@ def drill(rng: random.Random) -> str:
     return "Sums : " + " ; ".join(facts) + " ."
 
 
-def comparison(rng: random.Random, restate: bool = True) -> str:
-    """What up to three pairs of numbers make, until one result is the target, or to an end without."""
-    words, rows = [], []
-    while len(rows) < rng.choice((1, 1, 2, 3)):
-        c, d = rng.randint(1, LARGEST + 15), rng.randint(1, 15)
-        if second_steps(c, d) and not any({c, d} & {v for _, v in second_steps(*earlier)} for earlier in rows):
-            rows.append((c, d))
-    target = rng.choice([v for _, v in second_steps(*rows[-1])]) if rng.random() < 0.6 else rng.randint(1, LARGEST)
-    for c, d in rows:
-        made, hit = second_words(second_steps(c, d), target, restate)
-        words += [";", str(c), "and", str(d), ":", *made]
-        if hit:
-            break
-    return " ".join(["Aim", str(target), *words, "."])
-
-
 def sameness(rng: random.Random) -> str:
     """Is this result the target? A dozen times, half of them yes, in the notation of a search but without its sums."""
     parts = []
@@ -220,75 +201,114 @@ def sameness(rng: random.Random) -> str:
     return "Sums : " + " ; ".join(parts) + " ."
 
 
-#: in place of true: of a message, only the words that say whether a result is the target are learnt
-VERDICTS = "verdicts"
+def leftover(nums: list[int], rng: random.Random) -> str:
+    """First steps in any order, each with the number that it leaves, in the notation of a search.
+
+    >>> leftover([3, 9, 4], random.Random(1))[:42]
+    'Sums : 9 + 3 = 12 and 4 ; 9 + 4 = 13 and 3'
+    """
+    rows = rng.choices([row for row in steps(nums) if row[3] <= LARGEST_NUMBER], k=10)
+    return "Sums : " + " ; ".join(f"{a} {op} {b} = {c} and {d}" for a, op, b, c, d, _ in rows) + " ."
+
+
+#: in place of true: of a message, only the words that say whether a result is the target are learnt, or only the numbers left
+VERDICTS, LEFT = "verdicts", "left"
 DRILL = "Write down some sums."
 WORKED = "Write down what these numbers make until one result is right."
 
+Document = tuple[str, conversation.Messages, list[bool | str]]
 
-def lesson(chunk: int) -> tuple[float, str, bool]:
-    """Of a chunk: the share and sort of extra practice, and whether searches restate the target.
+
+def lesson(chunk: int) -> tuple[float, str]:
+    """Of a chunk: the share and sort of practice.
 
     >>> lesson(0), lesson(10)
-    ((0.75, 'sums', False), (0.0, 'sums', False))
+    ((0.75, 'sums'), (0.9, 'verdicts'))
     """
-    return next((share, sort, restate) for begin, share, sort, restate in reversed(LESSONS) if chunk >= begin)
+    return next((share, sort) for begin, share, sort in reversed(LESSONS) if chunk >= begin)
 
 
-def document(
-    problems: list[dict], rng: random.Random, drills: float = 0.0, sort: str = "sums", restate: bool = True
-) -> tuple[str, conversation.Messages, list[bool | str]]:
-    """One document: its kind, its messages, and for each message whether it is learnt from (true, false or `VERDICTS`).
+def asked(question: str, answer: str) -> conversation.Messages:
+    """One question and its answer."""
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
-    `drills`: the share that is replaced by practice of a sort; `restate`: whether searches restate the target (`LESSONS`).
-    """
-    extra = rng.random() < drills
-    focus = extra and sort == "verdicts"  # learn what decides alone: is this the target, what follows from a search
-    follow = extra and sort in ("verdicts", "all") and rng.random() < 0.5  # a search, and the answer that follows from it
-    kind = (
-        "worked" if follow else {"answers": "answer"}.get(sort, "drill") if extra else rng.choices(list(MIXTURE), list(MIXTURE.values()))[0]
-    )
-    if kind == "drill":
-        if not extra or sort == "sums":
-            text = drill(rng)
-        else:
-            text = sameness(rng) if focus or (sort == "all" and rng.random() < 0.7) else comparison(rng, restate)
-        return kind, [{"role": "user", "content": DRILL}, {"role": "assistant", "content": text}], [False, VERDICTS if focus else True]
-    row = dict(rng.choice(problems))
-    row["nums"] = rng.sample(row["nums"], len(row["nums"]))
+
+def shuffled(row: dict, rng: random.Random) -> dict:
+    """The problem with its numbers in any order."""
+    return row | {"nums": rng.sample(row["nums"], len(row["nums"]))}
+
+
+def answer(row: dict, rows: list[Row], share: float, rng: random.Random) -> dict:
+    """An answer that is right with a probability of `share`."""
+    text = right(rows, row["target"], rng) if rng.random() < share else wrong(rows, row["target"], rng)[0]
+    return {"role": "assistant", "content": text}
+
+
+def worked(row: dict, rng: random.Random) -> tuple[conversation.Messages, dict]:
+    """The walk of a reflection, asked for outright: practice that says nothing of when to reflect so. And what follows it."""
     rows = steps(row["nums"])
+    text, found = search(rows, row["target"], rng.randrange(len(rows)), len(rows))
+    last = {"role": "assistant", "content": found} if found else answer(row, rows, RIGHT["retry"], rng)
+    return asked(f"{WORKED} {conversation.question(countdown, row)}", text), last
 
-    def answer(share: float) -> dict:
-        text = right(rows, row["target"], rng) if rng.random() < share else wrong(rows, row["target"], rng)[0]
-        return {"role": "assistant", "content": text}
 
-    if kind == "worked":  # the same walk as in a reflection, asked for outright: practice that says nothing of when to reflect so
-        asked = [{"role": "user", "content": f"{WORKED} {conversation.question(countdown, row)}"}]
-        text, found = search(rows, row["target"], rng.randrange(len(rows)), len(rows), restate)
-        asked.append({"role": "assistant", "content": text})
-        if not follow:
-            return kind, asked, [False, True]
-        last = {"role": "assistant", "content": found} if found else answer(RIGHT["retry"])
-        return kind, [*asked, *conversation.attempt(countdown, row), last], [False, VERDICTS if focus else True, False, True]
+def practice(problems: list[dict], rng: random.Random, sort: str) -> Document:
+    """A document of a lesson: its kind, its messages, and what of each is learnt."""
+    if sort == "all":
+        sort = rng.choice(("sums", "verdicts", "left"))
+    if sort == "answers":
+        return from_mixture(problems, rng, rng.choice(("answer", "answer", "blind", "own")))
+    if sort == "sums":
+        return "drill", asked(DRILL, drill(rng)), [False, True]
+    if sort == "left":  # half of them of numbers that no problem holds, so that it is not learnt by heart
+        row = shuffled(rng.choice(problems), rng)
+        if rng.random() < 0.5:
+            row = row | {"nums": rng.sample([rng.randint(1, 15), rng.randint(1, 30), rng.randint(16, 30)], 3)}
+        return "drill", asked(f"{WORKED} {conversation.question(countdown, row)}", leftover(row["nums"], rng)), [False, LEFT]
+    if rng.random() < 0.5:
+        return "drill", asked(DRILL, sameness(rng)), [False, VERDICTS]
+    row = shuffled(rng.choice(problems), rng)
+    walk, last = worked(row, rng)
+    return "worked", [*walk, *conversation.attempt(countdown, row), last], [False, VERDICTS, False, True]
+
+
+def document(problems: list[dict], rng: random.Random, share: float = 0.0, sort: str = "all") -> Document:
+    """One document: its kind, its messages, and for each message whether it is learnt (true, false, `VERDICTS` or `LEFT`).
+
+    With a probability of `share` it is practice of a sort (`LESSONS`), else one of `MIXTURE`.
+    """
+    if rng.random() < share:
+        return practice(problems, rng, sort)
+    return from_mixture(problems, rng, rng.choices(list(MIXTURE), list(MIXTURE.values()))[0])
+
+
+def from_mixture(problems: list[dict], rng: random.Random, kind: str) -> Document:
+    """A document of one of the kinds of `MIXTURE`; an own reflection's kind is named in what comes back (`own_search`)."""
+    if kind == "drill":
+        return kind, asked(DRILL, drill(rng)), [False, True]
+    row = shuffled(rng.choice(problems), rng)
+    rows = steps(row["nums"])
+    if kind == "worked":
+        return kind, worked(row, rng)[0], [False, True]
     if kind == "answer":
-        return kind, conversation.attempt(countdown, row) + [answer(RIGHT["answer"])], [False, True]
+        return kind, conversation.attempt(countdown, row) + [answer(row, rows, RIGHT["answer"], rng)], [False, True]
     failed, value = wrong(rows, row["target"], rng)
     if kind == "blind":
-        return kind, conversation.blind_retry(countdown, row, failed) + [answer(RIGHT["retry"])], [False] * 3 + [True]
+        return kind, conversation.blind_retry(countdown, row, failed) + [answer(row, rows, RIGHT["retry"], rng)], [False] * 3 + [True]
     which = rng.choices(list(KINDS), list(KINDS.values()))[0]
     found = None
     if kind == "own":
-        text, found = reflection(which, row, rows, value, rng, restate)
+        text, found = reflection(which, row, rows, value, rng)
         kind = f"own_{which}"
     elif kind == "generic":
         text = rng.choice(GENERIC)
     elif kind == "other":
         stranger = rng.choice(problems)
         stranger_rows = steps(stranger["nums"])
-        text, _ = reflection(which, stranger, stranger_rows, wrong(stranger_rows, stranger["target"], rng)[1], rng, restate)
+        text, _ = reflection(which, stranger, stranger_rows, wrong(stranger_rows, stranger["target"], rng)[1], rng)
     else:
-        text = mask_numbers(reflection("search", row, rows, value, rng, restate)[0])
-    last = answer(RIGHT["retry"])
+        text = mask_numbers(reflection("search", row, rows, value, rng)[0])
+    last = answer(row, rows, RIGHT["retry"], rng)
     if found and rng.random() < RIGHT["hit"]:
         last = {"role": "assistant", "content": found}
     messages = conversation.retry(countdown, row, failed, text) + [last]

@@ -1,8 +1,9 @@
 """python -m rrr_utils.publish --profile tiny: what is committed of a profile's runs, and README's generated parts.
 
 Copies the tables, the figures and each run's `result.json`, `samples.jsonl.gz` and `training.jsonl` into
-results/<profile>/, where every folder is made anew and files of other names (RECIPE.md) stay. Then writes README's parts
-between `<!-- generated:NAME -->` and `<!-- /generated:NAME -->`: `table`, `kinds`, `examples`. The same runs give the same bytes.
+results/<profile>/, where every folder is made anew; `trials/` (trials.py) and files of other names (RECIPE.md) stay. Then
+writes README's parts between `<!-- generated:NAME -->` and `<!-- /generated:NAME -->`: `table`, `kinds`, `examples`. The same
+runs give the same bytes.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def publish(settings: Settings, root: Path = results.ROOT) -> Path:
     try:
         _copy(source, part, runs)
         dropped = [p for p in target.glob("*/*/*/*/result.json") if not (part / p.relative_to(target)).exists()]
-        for folder in [path for path in target.iterdir() if path.is_dir() and path != part]:
+        for folder in [path for path in target.iterdir() if path.is_dir() and path != part and path.name != "trials"]:
             shutil.rmtree(folder)
         for path in sorted(part.iterdir()):
             path.replace(target / path.name)
@@ -55,7 +56,7 @@ def _copy(source: Path, target: Path, runs: list[tables.Run]) -> None:
     (target / "figures").mkdir(parents=True)
     for name in TABLES:
         if (source / "tables" / name).is_file():
-            (target / name).write_text(_placeless(source / "tables" / name), encoding="utf-8", newline="\n")
+            copy_placeless(source / "tables" / name, target / name)
     for path in sorted((source / "tables" / "figures").glob("*.*")):
         shutil.copyfile(path, target / "figures" / path.name)
     for folder in sorted({stage for run in runs for evaluated in run.folders for stage in _stages(evaluated)}):
@@ -63,7 +64,7 @@ def _copy(source: Path, target: Path, runs: list[tables.Run]) -> None:
         to.mkdir(parents=True)
         for name in ("result.json", "training.jsonl", "dev.jsonl"):
             if (folder / name).is_file():
-                (to / name).write_text(_placeless(folder / name), encoding="utf-8", newline="\n")
+                copy_placeless(folder / name, to / name)
         if (folder / "samples.jsonl").is_file():
             (to / "samples.jsonl.gz").write_bytes(gzip.compress((folder / "samples.jsonl").read_bytes(), compresslevel=9, mtime=0))
 
@@ -74,8 +75,12 @@ def _stages(evaluated: Path) -> list[Path]:
     return [folder for folder in beside if (folder / "result.json").is_file()]
 
 
+def copy_placeless(source: Path, target: Path) -> None:
+    """Copy a text file without the place of this repository."""
+    target.write_text(_placeless(source), encoding="utf-8", newline="\n")
+
+
 def _placeless(path: Path) -> str:
-    """A file's text without the place of this repository."""
     return path.read_text(encoding="utf-8").replace(f"{results.ROOT}/", "").replace(str(results.ROOT), ".")
 
 
@@ -88,7 +93,7 @@ def fill(text: str, parts: dict[str, str]) -> str:
     for name, part in parts.items():
         begin, end = f"<!-- generated:{name} -->", f"<!-- /generated:{name} -->"
         if text.count(begin) != 1 or text.count(end) != 1 or text.index(end) < text.index(begin):
-            raise results.ResultsError(f"README.md must hold one '{begin}' and after it one '{end}', where its {name} belongs")
+            raise results.ResultsError(f"README.md or RECIPE.md must hold one '{begin}' and after it one '{end}', where its {name} belongs")
         before, rest = text.split(begin)
         text = f"{before}{begin}\n{part.strip()}\n{end}{rest.split(end)[1]}"
     return text

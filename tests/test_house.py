@@ -52,4 +52,4 @@ def test_make_prints_the_menu():
     alone = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # these tests run under make
     menu = subprocess.run(["make"], cwd=ROOT, env=alone, capture_output=True, text=True, check=True).stdout
     verbs = [line.split()[1] for line in menu.splitlines()]
-    assert verbs == ["reproduce", "test", "test-slow", "lab", "bench", "publish", "clean"]
+    assert verbs == ["reproduce", "test", "test-slow", "lab", "bench", "trials", "publish", "clean"]

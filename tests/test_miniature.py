@@ -24,11 +24,38 @@ def documents(problems):
     return [miniature.document(problems, rng) for _ in range(6000)]
 
 
-def test_held_out_multisets_occur_in_no_document(documents):
-    for _, messages, _ in documents:
+@pytest.fixture(scope="module")
+def lessons(problems):
+    """Documents of every lesson, by its sort."""
+    rng = random.Random(7)
+    return {sort: [miniature.practice(problems, rng, sort) for _ in range(1500)] for _, _, sort in miniature.LESSONS}
+
+
+def test_held_out_multisets_occur_in_no_document(documents, lessons):
+    for _, messages, _ in itertools.chain(documents, *lessons.values()):
         for message in messages:
             for numbers in re.findall(r"numbers ([\d, ]+), write", message["content"]):
-                assert countdown.split_of([int(n) for n in numbers.split(", ")]) == "pretrain"
+                nums = [int(n) for n in numbers.split(", ")]
+                assert max(nums) > 15 or countdown.split_of(nums) == "pretrain"  # no problem holds numbers above 15
+
+
+def test_lessons_state_what_is_so_and_are_learnt_where_they_say(lessons):
+    from rrr_utils.pretraining import encode
+
+    tokenizer = miniature.build_tokenizer()
+    for sort, docs in lessons.items():
+        for (_, messages, learn), (ids, learnt) in zip(docs[:300], encode(tokenizer, [d[1:] for d in docs[:300]]), strict=True):
+            words = {tokenizer.decode([token]).strip() for token, here in zip(ids, learnt, strict=True) if here}
+            assert words
+            if sort == "left":
+                nums = [int(n) for n in re.search(r"numbers ([\d, ]+), write", messages[0]["content"])[1].split(", ")]
+                rows = re.findall(r"(\d+) [-+*/] (\d+) = \d+ and (\d+)", messages[1]["content"])
+                assert len(rows) == 10 and all(sorted(map(int, row)) == sorted(nums) for row in rows)
+                assert words == {left for _, _, left in rows}
+            elif sort == "verdicts" and len(messages) == 2:
+                assert learn == [False, miniature.VERDICTS] and words <= {"yes", *";.+-*/"}
+                for value, target, yes in re.findall(r"[-+*/] (\d+) (\d+)( yes)?", messages[1]["content"]):
+                    assert (value == target) == bool(yes)
 
 
 def test_drills_never_chain_two_steps():

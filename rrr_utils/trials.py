@@ -1,0 +1,117 @@
+"""What is tried on dev before a profile's recipe is fixed: `make trials` runs data/trials.yaml, and this makes the record of it.
+
+A trial is notebook 02 with other settings, in a folder of its own; none sees the test split. The record is
+results/<profile>/trials.csv, each trial's logs in results/<profile>/trials/, and the table in results/<profile>/RECIPE.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from rrr_utils import conversation, paper, publish, results, tasks
+from rrr_utils.settings import DATA, Settings, SettingsError
+from rrr_utils.settings import load as load_settings
+
+#: what is kept of a trial
+KEPT = ("result.json", "training.jsonl", "dev.jsonl")
+
+
+def load(profile: str, path: Path = DATA / "trials.yaml") -> dict[str, dict[str, Any]]:
+    """A profile's trials: by name, the settings that each changes.
+
+    >>> load("tiny")["live"]["retry_policy"]
+    'live'
+    """
+    listed = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get(Path(profile).stem)
+    if not listed:
+        raise SettingsError(f"no trials of profile '{profile}' in {path}: add them there, name by name")
+    return listed
+
+
+def changed(name: str, tried: dict[str, Any]) -> dict[str, Any]:
+    """The overrides of a trial: its settings, in a folder of its own."""
+    return {**tried, "results_dir": f"results/runs/trials/{name}"}
+
+
+def record(profile: str, root: Path = results.ROOT) -> pd.DataFrame:
+    """Copy what is kept of each finished trial into results/<profile>/ and fill in RECIPE.md; returns the table."""
+    rows, target = [], root / "results" / Path(profile).stem
+    for name, tried in load(profile).items():
+        settings = load_settings(profile, {**changed(name, tried), "seed": 0})
+        if not results.done(settings, "train"):
+            raise results.ResultsError(f"trial '{name}' is not finished: make trials PROFILE={profile}")
+        rows.append(row(name, tried, settings))
+        folder = target / "trials" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for kept in KEPT:
+            publish.copy_placeless(results.stage_dir(settings, "train") / kept, folder / kept)
+    for old in [path for path in (target / "trials").iterdir() if path.name not in load(profile)]:
+        shutil.rmtree(old)
+    frame = pd.DataFrame(rows)
+    results.write_text(target / "trials.csv", frame.to_csv(index=False))
+    recipe = target / "RECIPE.md"
+    results.write_text(recipe, publish.fill(recipe.read_text(encoding="utf-8"), {"trials": paper.markdown(frame)}))
+    return frame
+
+
+def row(name: str, tried: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """A line of the table: shares of dev failures rescued, by step, and what else tells a good run from a bad one."""
+    folder = results.stage_dir(settings, "train")
+    steps, dev = results.read_jsonl(folder / "training.jsonl"), results.read_jsonl(folder / "dev.jsonl")
+    best = max((line for line in dev if line["best"]), key=lambda line: line["step"])
+    untrained, trained = first_tries(settings)
+    return {
+        "trial": name,
+        "settings": ", ".join(f"{key} {value}" for key, value in tried.items()),
+        "dev rescued, %, by step": " ".join(f"{line['step']}: {100 * line['rescued']:.1f}" for line in dev),
+        "best step": best["step"],
+        "largest KL": round(max(line["kl"] for line in steps), 2),
+        "last reward": round(steps[-1]["reward"], 2),
+        "dev first try, %: untrained": round(100 * untrained, 1),
+        "with the best adapter": round(100 * trained, 1),
+    }
+
+
+def first_tries(settings: Settings) -> tuple[float, float]:
+    """Share of dev problems that are right at first, greedily, without and with a trial's best adapter."""
+    from rrr_utils.failures import load_rows  # torch only where something is generated
+    from rrr_utils.policy import load_policy
+    from rrr_utils.sampling import HFSampler
+
+    task = tasks.get(settings.task)
+    rows = load_rows(task, settings, "dev", 4 * settings.dev_items)
+    policy = load_policy(settings, results.stage_dir(settings, "train") / "adapter")
+    sampler = HFSampler(policy, settings.sample_batch)
+
+    def right(desc: str) -> float:
+        asked = [conversation.attempt(task, one, settings.chain_of_thought) for one in rows]
+        said = sampler.sample(asked, 1, settings.attempt_tokens, 0.0, 1, desc)
+        verdicts = [task.verify(own[0].text, one) for own, one in zip(said, rows, strict=True)]
+        return sum(v.correct if settings.verdict == "strict" else v.lenient for v in verdicts) / len(rows)
+
+    with policy.adapter_off():
+        untrained = right("untrained, first try")
+    return untrained, right("trained, first try")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m rrr_utils.trials", description="The record of a profile's finished trials.")
+    parser.add_argument("--profile", default="tiny")
+    try:
+        print(record(parser.parse_args(arguments).profile).to_string(index=False))
+    except (SettingsError, results.ResultsError) as error:
+        print(f"trials: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
