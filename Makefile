@@ -24,7 +24,7 @@ menu:
 	@echo "make test-slow                                end to end, kills, and GPU tests where there is a GPU"
 	@echo "make lab                                      the notebooks in JupyterLab"
 	@echo "make bench                                    what a training step costs, beside trl's own"
-	@echo "make trials [PROFILE=tiny]                    what data/trials.yaml tries on dev before a recipe is fixed; 25 minutes"
+	@echo "make trials [PROFILE=tiny]                    what data/trials.yaml tries on dev before a recipe is fixed; 20 minutes"
 	@echo "make publish [PROFILE=tiny]                   copy finished runs to results/<profile>/, to be committed"
 	@echo "make clean                                    remove .venv and caches; results stay"
 

@@ -84,7 +84,7 @@ def _placeless(path: Path) -> str:
     return path.read_text(encoding="utf-8").replace(f"{results.ROOT}/", "").replace(str(results.ROOT), ".")
 
 
-def fill(text: str, parts: dict[str, str]) -> str:
+def fill(text: str, parts: dict[str, str], where: str = "README.md") -> str:
     """A text with what stands between the markers of each part replaced; every marker must be there.
 
     >>> fill("a <!-- generated:x --> old <!-- /generated:x --> b", {"x": "new"})
@@ -93,7 +93,7 @@ def fill(text: str, parts: dict[str, str]) -> str:
     for name, part in parts.items():
         begin, end = f"<!-- generated:{name} -->", f"<!-- /generated:{name} -->"
         if text.count(begin) != 1 or text.count(end) != 1 or text.index(end) < text.index(begin):
-            raise results.ResultsError(f"README.md or RECIPE.md must hold one '{begin}' and after it one '{end}', where its {name} belongs")
+            raise results.ResultsError(f"{where} must hold one '{begin}' and after it one '{end}', where its {name} belongs")
         before, rest = text.split(begin)
         text = f"{before}{begin}\n{part.strip()}\n{end}{rest.split(end)[1]}"
     return text

@@ -21,6 +21,8 @@ from rrr_utils.settings import load as load_settings
 
 #: what is kept of a trial
 KEPT = ("result.json", "training.jsonl", "dev.jsonl")
+#: where the table goes in a RECIPE.md; what stands around it is written by whoever chose
+MARKERS = "<!-- generated:trials -->\n<!-- /generated:trials -->\n"
 
 
 def load(profile: str, path: Path = DATA / "trials.yaml") -> dict[str, dict[str, Any]]:
@@ -57,7 +59,8 @@ def record(profile: str, root: Path = results.ROOT) -> pd.DataFrame:
     frame = pd.DataFrame(rows)
     results.write_text(target / "trials.csv", frame.to_csv(index=False))
     recipe = target / "RECIPE.md"
-    results.write_text(recipe, publish.fill(recipe.read_text(encoding="utf-8"), {"trials": paper.markdown(frame)}))
+    text = recipe.read_text(encoding="utf-8") if recipe.is_file() else f"# The recipe of {target.name}\n\n{MARKERS}"
+    results.write_text(recipe, publish.fill(text, {"trials": paper.markdown(frame)}, "RECIPE.md"))
     return frame
 
 
