@@ -42,10 +42,10 @@ $(VENV)/stamp: requirements.lock pyproject.toml
 # the options are those of profiles/default, which a bare `snakemake` takes: results.done decides, not locks, marks or file times
 SNAKEMAKE = $(VENV)/bin/snakemake --workflow-profile none --nolock --ignore-incomplete --rerun-triggers mtime --quiet all --cores $(CORES) \
   $(if $(filter-out 0,$(GPUS)),--resources gpu=$(GPUS))
+NOT_FINISHED = { [ $$? -eq 2 ] || echo "Not finished: the lines above say why. What was computed stays; the same command goes on from there." >&2; exit 1; }
 
 reproduce: $(VENV)/stamp
-	@$(SNAKEMAKE) --config profile='$(PROFILE)' seeds='$(SEEDS)' overrides='$(OVERRIDES)' \
-	  || { [ $$? -eq 2 ] || echo "Not finished: the lines above say why. What was computed stays; the same command goes on from there." >&2; exit 1; }
+	@$(SNAKEMAKE) --config profile='$(PROFILE)' seeds='$(SEEDS)' overrides='$(OVERRIDES)' || $(NOT_FINISHED)
 	@$(PY) -c 'import json, sys; from rrr_utils import results, settings; \
 	print((results.stage_dir(settings.load(sys.argv[1], json.loads(sys.argv[2])), "tables") / "report.md").read_text())' \
 	  '$(PROFILE)' '$(OVERRIDES)'
@@ -64,7 +64,7 @@ bench: $(VENV)/stamp
 	@$(PY) tests/benchmarks/bench.py
 
 trials: $(VENV)/stamp
-	@$(SNAKEMAKE) --config profile='$(PROFILE)' trials=1 -- trials
+	@$(SNAKEMAKE) --config profile='$(PROFILE)' trials=1 -- trials || $(NOT_FINISHED)
 	@$(PY) -m rrr_utils.trials --profile '$(PROFILE)'
 
 publish: $(VENV)/stamp

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir)))
-from rrr_utils import launch, results, trials
+from rrr_utils import launch, results
 from rrr_utils.settings import SettingsError, load
 
 notebooks = Path(config.get("notebooks", results.ROOT / "notebooks"))
@@ -54,6 +54,8 @@ try:
     TABLES = flag("tables", seeds[0])
     TRIALS = {}
     if config.get("trials"):
+        from rrr_utils import trials  # with pandas and matplotlib, which take seconds, and every job reads this file
+
         TRIALS = {name: trials.changed(name, tried) for name, tried in trials.load(config.get("profile", "tiny")).items()}
     TRIED = {name: flag("train", 0, tried) for name, tried in TRIALS.items()}
     GPUS_TO_TRAIN = load(config.get("profile", "tiny"), overrides).gpus
@@ -121,10 +123,14 @@ for name in TRIALS:
 
     rule:
         name: f"trial_{name}"
+        input: ancient(FAILURES)
         output: touch(TRIED[name])
-        params: command=command("train", 0, TRIALS[name])
+        params:
+            command=command("train", 0, TRIALS[name]),
+            failures=str(Path(FAILURES).parent),  # collected once: a trial of other failures than these collects its own
+            own=str(Path(TRIED[name]).parents[2] / "vanilla"),
         resources: gpu=GPU * GPUS_TO_TRAIN
-        shell: "{params.command}"
+        shell: "mkdir -p {params.own:q} && cp -r {params.failures:q} {params.own:q} && {params.command}"
 
 
 rule trials:

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from rrr_utils import conversation, paper, publish, results, tasks
+from rrr_utils import paper, publish, results, tasks
 from rrr_utils.settings import DATA, Settings, SettingsError
 from rrr_utils.settings import load as load_settings
 
@@ -44,17 +44,17 @@ def changed(name: str, tried: dict[str, Any]) -> dict[str, Any]:
 
 def record(profile: str, root: Path = results.ROOT) -> pd.DataFrame:
     """Copy what is kept of each finished trial into results/<profile>/ and fill in RECIPE.md; returns the table."""
-    rows, target = [], root / "results" / Path(profile).stem
-    for name, tried in load(profile).items():
+    rows, listed, target = [], load(profile), root / "results" / Path(profile).stem
+    for name, tried in listed.items():
         settings = load_settings(profile, {**changed(name, tried), "seed": 0})
-        if not results.done(settings, "train"):
+        if (result := results.done(settings, "train")) is None:
             raise results.ResultsError(f"trial '{name}' is not finished: make trials PROFILE={profile}")
-        rows.append(row(name, tried, settings))
+        rows.append(row(name, tried, settings, result["summary"]))
         folder = target / "trials" / name
         folder.mkdir(parents=True, exist_ok=True)
         for kept in KEPT:
             publish.copy_placeless(results.stage_dir(settings, "train") / kept, folder / kept)
-    for old in [path for path in (target / "trials").iterdir() if path.name not in load(profile)]:
+    for old in [path for path in (target / "trials").iterdir() if path.name not in listed]:
         shutil.rmtree(old)
     frame = pd.DataFrame(rows)
     results.write_text(target / "trials.csv", frame.to_csv(index=False))
@@ -64,44 +64,41 @@ def record(profile: str, root: Path = results.ROOT) -> pd.DataFrame:
     return frame
 
 
-def row(name: str, tried: dict[str, Any], settings: Settings) -> dict[str, Any]:
+def row(name: str, tried: dict[str, Any], settings: Settings, summary: dict[str, Any]) -> dict[str, Any]:
     """A line of the table: shares of dev failures rescued, by step, and what else tells a good run from a bad one."""
     folder = results.stage_dir(settings, "train")
     steps, dev = results.read_jsonl(folder / "training.jsonl"), results.read_jsonl(folder / "dev.jsonl")
-    best = max((line for line in dev if line["best"]), key=lambda line: line["step"])
-    untrained, trained = first_tries(settings)
+    untrained = results.read_jsonl(results.stage_dir(settings, "failures") / "dev_attempts.jsonl")
     return {
         "trial": name,
         "settings": ", ".join(f"{key} {value}" for key, value in tried.items()),
         "dev rescued, %, by step": " ".join(f"{line['step']}: {100 * line['rescued']:.1f}" for line in dev),
-        "best step": best["step"],
+        "best step": summary["best_step"],
         "largest KL": round(max(line["kl"] for line in steps), 2),
         "last reward": round(steps[-1]["reward"], 2),
-        "dev first try, %: untrained": round(100 * untrained, 1),
-        "with the best adapter": round(100 * trained, 1),
+        "dev first try, %: untrained": per_cent(untrained),
+        "with the best adapter": per_cent(first_tries(settings)),
     }
 
 
-def first_tries(settings: Settings) -> tuple[float, float]:
-    """Share of dev problems that are right at first, greedily, without and with a trial's best adapter."""
-    from rrr_utils.failures import load_rows  # torch only where something is generated
+def per_cent(attempts: list[dict]) -> float:
+    """Of one attempt a query, how many were right."""
+    return round(100 * sum(line["solved"] for line in attempts) / len(attempts), 1)
+
+
+def first_tries(settings: Settings) -> list[dict]:
+    """The greedy first tries on dev of a trial's best adapter, as the failures stage logs the untrained model's; kept beside it."""
+    from rrr_utils import failures  # torch only where something is generated
     from rrr_utils.policy import load_policy
     from rrr_utils.sampling import HFSampler
 
-    task = tasks.get(settings.task)
-    rows = load_rows(task, settings, "dev", 4 * settings.dev_items)
-    policy = load_policy(settings, results.stage_dir(settings, "train") / "adapter")
-    sampler = HFSampler(policy, settings.sample_batch)
-
-    def right(desc: str) -> float:
-        asked = [conversation.attempt(task, one, settings.chain_of_thought) for one in rows]
-        said = sampler.sample(asked, 1, settings.attempt_tokens, 0.0, 1, desc)
-        verdicts = [task.verify(own[0].text, one) for own, one in zip(said, rows, strict=True)]
-        return sum(v.correct if settings.verdict == "strict" else v.lenient for v in verdicts) / len(rows)
-
-    with policy.adapter_off():
-        untrained = right("untrained, first try")
-    return untrained, right("trained, first try")
+    folder = results.stage_dir(settings, "train")
+    log, (_, rows) = folder / "dev_attempts.jsonl", failures.queries(settings)
+    said = {line["id"] for line in failures.read_log(log)}
+    if todo := [one for one in rows if one["id"] not in said]:
+        sampler = HFSampler(load_policy(settings, folder / "adapter"), settings.sample_batch)
+        failures.sample_round(tasks.get(settings.task), settings, sampler, todo, 0, 1, 0.0, log)
+    return failures.read_log(log)
 
 
 def main(arguments: list[str] | None = None) -> int:
