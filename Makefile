@@ -39,15 +39,15 @@ $(VENV)/stamp: requirements.lock pyproject.toml
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-# the options are those of profiles/default, which a bare `snakemake` takes: results.done decides, not locks, marks or file times
+# the options are those of workflow/profiles/default, which a bare `snakemake` takes: runs.done decides, not locks, marks or file times
 SNAKEMAKE = $(VENV)/bin/snakemake --workflow-profile none --nolock --ignore-incomplete --rerun-triggers mtime --quiet all --cores $(CORES) \
   $(if $(filter-out 0,$(GPUS)),--resources gpu=$(GPUS))
 NOT_FINISHED = { [ $$? -eq 2 ] || echo "Not finished: the lines above say why. What was computed stays; the same command goes on from there." >&2; exit 1; }
 
 reproduce: $(VENV)/stamp
 	@$(SNAKEMAKE) --config profile='$(PROFILE)' seeds='$(SEEDS)' overrides='$(OVERRIDES)' || $(NOT_FINISHED)
-	@$(PY) -c 'import json, sys; from rrr_utils import results, settings; \
-	print((results.stage_dir(settings.load(sys.argv[1], json.loads(sys.argv[2])), "tables") / "report.md").read_text())' \
+	@$(PY) -c 'import json, sys; from rrr_utils import runs, settings; \
+	print((runs.stage_dir(settings.load(sys.argv[1], json.loads(sys.argv[2])), "tables") / "report.md").read_text())' \
 	  '$(PROFILE)' '$(OVERRIDES)'
 	@echo "All is done: profile $(PROFILE), seeds $(SEEDS)."
 
@@ -65,10 +65,10 @@ bench: $(VENV)/stamp
 
 trials: $(VENV)/stamp
 	@$(SNAKEMAKE) --config profile='$(PROFILE)' trials=1 -- trials || $(NOT_FINISHED)
-	@$(PY) -m rrr_utils.trials --profile '$(PROFILE)'
+	@$(PY) -m rrr_utils.report.trials --profile '$(PROFILE)'
 
 publish: $(VENV)/stamp
-	@$(PY) -m rrr_utils.publish --profile '$(PROFILE)'
+	@$(PY) -m rrr_utils.report.publish --profile '$(PROFILE)'
 
 constraints-colab.txt: requirements.lock
 	@{ echo "# Made from requirements.lock by: make $@. The same pins without torch, which Colab brings along."; \

@@ -2,18 +2,17 @@
 
 The same 4-bit base, the unmerged adapter, the same prompts and token budgets before and after training. Block by block
 of items is generated and appended to `samples.jsonl`, so that a killed run goes on where it was.
-`python -m rrr_utils.evaluation --rescore DIR` makes verdicts and cells again from the kept texts, without torch.
+`python -m rrr_utils.report --rescore DIR` makes verdicts and cells again from the kept texts, without torch.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from rrr_utils import cells, conversation, results, tasks
+from rrr_utils import conversation, files, runs, tasks
+from rrr_utils.errors import ResultsError
 from rrr_utils.settings import Settings
 
 if TYPE_CHECKING:
@@ -27,18 +26,18 @@ MOST_RETRIES = 32
 
 def generate(settings: Settings) -> None:
     """Every try of the untrained model (`seed` none), or of a trained one under each of its policies, into `samples.jsonl`."""
-    if results.done(settings, "evaluate"):
+    if runs.done(settings, "evaluate"):
         return
     from rrr_utils.failures import load_rows  # torch only where something is generated
     from rrr_utils.policy import load_policy
 
-    for above, stage in results.upstream(settings, "evaluate"):
-        if not results.done(above, stage):
-            raise results.ResultsError(f"no finished '{stage}' result in {results.stage_dir(above, stage)}: run its notebook first")
+    for above, stage in runs.upstream(settings, "evaluate"):
+        if not runs.done(above, stage):
+            raise ResultsError(f"no finished '{stage}' result in {runs.stage_dir(above, stage)}: run its notebook first")
     task = tasks.get(settings.task)
     rows = load_rows(task, settings, "test", settings.test_items)  # first: a hub set's identity is known once it was read
-    path = results.open_stage(settings, "evaluate") / "samples.jsonl"
-    trained = None if settings.seed is None else results.stage_dir(settings, "train") / "adapter"
+    path = runs.open_stage(settings, "evaluate") / "samples.jsonl"
+    trained = None if settings.seed is None else runs.stage_dir(settings, "train") / "adapter"
     policy = load_policy(settings, trained)
     vanilla = {} if trained is None else vanilla_samples(settings)
     done = {(s["policy"], s["decoding"], s["id"]) for s in read_samples(path)}
@@ -49,24 +48,19 @@ def generate(settings: Settings) -> None:
                 if not block:
                     continue
                 first = [vanilla[decoding, row["id"]] for row in block] if name == "reflector" else None
-                results.append_jsonl(path, tries(task, settings, policy, block, name, decoding, start, first))
+                files.append_jsonl(path, tries(task, settings, policy, block, name, decoding, start, first))
 
 
 def finish(settings: Settings) -> dict:
-    """Write the stage's result, with its cells; returns it."""
-    if (result := results.done(settings, "evaluate")) is not None:
+    """Write the stage's result; returns it."""
+    if (result := runs.done(settings, "evaluate")) is not None:
         return result
-    path = results.stage_dir(settings, "evaluate") / "samples.jsonl"
+    path = runs.stage_dir(settings, "evaluate") / "samples.jsonl"
     samples = read_samples(path)
     if not samples:
-        raise results.ResultsError(f"{path} holds nothing: generate first")
-    identity = results.identity_hash(results.identity(settings, "evaluate"))
-    verified = cells.cells(samples, results.task_name(settings), results.model_name(settings), identity, settings.verdict)
-    table = path.with_name("cells.csv")
-    results.write_text(table, verified.to_csv(index=False))
-    verified = verified.astype(object).where(verified.notna(), None)
-    summary = {"items": len({s["id"] for s in samples}), "cells": verified.to_dict("records"), "tokens": generated_tokens(samples)}
-    return results.finish(settings, "evaluate", [path, table], summary, results.began(path.parent))
+        raise ResultsError(f"{path} holds nothing: generate first")
+    summary = {"items": len({s["id"] for s in samples}), "tokens": generated_tokens(samples)}
+    return runs.finish(settings, "evaluate", [path], summary, runs.began(path.parent))
 
 
 def tries(
@@ -160,7 +154,7 @@ def show(settings: Settings, row: dict) -> str:
     from rrr_utils.policy import load_policy
 
     task = tasks.get(settings.task)
-    policy = load_policy(settings, None if settings.seed is None else results.stage_dir(settings, "train") / "adapter")
+    policy = load_policy(settings, None if settings.seed is None else runs.stage_dir(settings, "train") / "adapter")
     with policy.adapter_off():
         before = tries(task, settings, policy, [row], "vanilla", "greedy", 0)
     lines = [f"task         {task.prompt(row)}", f"attempt      {before[0]['attempt']}   {_mark(before[0]['verdict'])}"]
@@ -180,12 +174,12 @@ def _mark(verdict: dict) -> str:
 def vanilla_samples(settings: Settings) -> dict[tuple[str, str], dict]:
     """The untrained model's lines, by decoding and id."""
     untrained = settings.model_copy(update={"seed": None})
-    return {(s["decoding"], s["id"]): s for s in read_samples(results.stage_dir(untrained, "evaluate") / "samples.jsonl")}
+    return {(s["decoding"], s["id"]): s for s in read_samples(runs.stage_dir(untrained, "evaluate") / "samples.jsonl")}
 
 
 def read_samples(path: Path) -> list[dict]:
     """The lines of `samples.jsonl`; none where it was not begun."""
-    return results.read_jsonl(path) if path.exists() else []
+    return files.read_jsonl(path) if path.exists() else []
 
 
 def generated_tokens(samples: list[dict]) -> int:
@@ -193,21 +187,3 @@ def generated_tokens(samples: list[dict]) -> int:
     seconds = [s["second"] for s in samples if s["second"]]
     own = sum(second["own"]["reflection_tokens"] + second["own"]["retry_tokens"] for second in seconds)
     return own + sum(s["attempt_tokens"] for s in samples) + sum(second["blind_budget"]["tokens"] for second in seconds)
-
-
-def main() -> int:
-    """The command line: rescore a run's kept texts."""
-    parser = argparse.ArgumentParser(prog="python -m rrr_utils.evaluation", description="Verdicts and cells again from kept generations.")
-    parser.add_argument("--rescore", metavar="DIR", type=Path, required=True, help="an evaluate directory (or a published one)")
-    parser.add_argument("--task", metavar="FILE", help="the .py file of a task of your own, whose place no result records")
-    given = parser.parse_args()
-    try:
-        print(cells.rescore(given.rescore, task=given.task).to_string(index=False))
-    except ValueError as error:
-        print(f"rescore: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -12,7 +12,8 @@ import inspect
 from pathlib import Path
 from types import ModuleType
 
-from rrr_utils import conversation, results, tasks
+from rrr_utils import conversation, files, runs, tasks
+from rrr_utils.errors import ResultsError
 from rrr_utils.sampling import HFSampler, make_sampler
 from rrr_utils.settings import Settings
 
@@ -25,10 +26,10 @@ def load_rows(task: ModuleType, settings: Settings, split: str, n: int | None) -
 
 def sample(settings: Settings) -> None:
     """Sample attempts round by round into `attempts.jsonl` and `dev_attempts.jsonl`; what is there already is not sampled again."""
-    if results.done(settings, "failures"):
+    if runs.done(settings, "failures"):
         return
     task, (train, dev) = tasks.get(settings.task), queries(settings)  # rows first: a hub set's identity is known once it was read
-    directory = results.open_stage(settings, "failures")
+    directory = runs.open_stage(settings, "failures")
     log, dev_log = directory / "attempts.jsonl", directory / "dev_attempts.jsonl"
     sampler = None
     for number, samples in enumerate(settings.rounds):
@@ -47,9 +48,9 @@ def sample(settings: Settings) -> None:
 
 def finish(settings: Settings) -> dict:
     """Write `failures.jsonl`, `dev_failures.jsonl` and the stage's result; returns it."""
-    if (result := results.done(settings, "failures")) is not None:
+    if (result := runs.done(settings, "failures")) is not None:
         return result
-    directory, (train, dev) = results.stage_dir(settings, "failures"), queries(settings)
+    directory, (train, dev) = runs.stage_dir(settings, "failures"), queries(settings)
     records = read_log(directory / "attempts.jsonl")
     kept = failures(train, records, settings.failures_per_query)[: settings.failures_wanted]
     dev_records = read_log(directory / "dev_attempts.jsonl")
@@ -57,11 +58,11 @@ def finish(settings: Settings) -> dict:
     for split, rows, log, found in (("train", train, records, kept), ("dev", dev, dev_records, kept_dev)):
         if not found:
             why = why_none(log, settings.attempt_tokens)
-            raise results.ResultsError(f"no failures of {len(rows)} {split} queries to reflect on: {why}")
+            raise ResultsError(f"no failures of {len(rows)} {split} queries to reflect on: {why}")
     outputs = [directory / "failures.jsonl", directory / "dev_failures.jsonl"]
     for path, rows in zip(outputs, (kept, kept_dev), strict=True):
-        results.write_jsonl(path, rows)
-    return results.finish(settings, "failures", outputs, statistics(records, kept, kept_dev), results.began(directory))
+        files.write_jsonl(path, rows)
+    return runs.finish(settings, "failures", outputs, statistics(records, kept, kept_dev), runs.began(directory))
 
 
 def queries(settings: Settings) -> tuple[list[dict], list[dict]]:
@@ -90,12 +91,12 @@ def sample_round(
                 if not ok and not c.truncated
             ]
             lines.append({"id": row["id"], "round": number, "sampled": samples, "solved": sum(solved), "failures": failed})
-        results.append_jsonl(log, lines)
+        files.append_jsonl(log, lines)
 
 
 def read_log(path: Path) -> list[dict]:
     """The lines of a log; none where it was not begun."""
-    return results.read_jsonl(path) if path.exists() else []
+    return files.read_jsonl(path) if path.exists() else []
 
 
 def tally(records: list[dict]) -> dict[str, dict]:

@@ -1,7 +1,7 @@
 """Files that are whole or not there: atomic writes, and JSON Lines that survive a kill in the middle of a line.
 
 Covered: a full disk and a kill at any moment. Not covered: two processes that append to one file (the launcher's lock
-sees to that). Use these by their names in `rrr_utils.results`.
+sees to that).
 """
 
 from __future__ import annotations
@@ -14,11 +14,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from rrr_utils.settings import PlainError
-
-
-class ResultsError(PlainError, ValueError):
-    """A result that cannot be written, read or combined: one line that says what, where and what to do."""
+from rrr_utils.errors import ResultsError
 
 
 def write_text(path: Path, text: str) -> None:

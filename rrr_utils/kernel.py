@@ -2,7 +2,7 @@
 
 papermill alone calls every cell of a killed kernel "completed", takes the Python that some kernelspec names, and shows
 nothing while a cell runs. Here a failure comes back as data: which cell, which error. Not covered: what counts as success
-(`launch.py` asks `results.done`).
+(`launch.py` asks `runs.done`).
 """
 
 from __future__ import annotations

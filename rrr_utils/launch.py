@@ -22,10 +22,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from rrr_utils import results
-from rrr_utils.results import ROOT, ResultsError
-from rrr_utils.settings import PARAMETERS, Settings, SettingsError, from_notebook, load, nearest
-from rrr_utils.tasks import DataError
+from rrr_utils import runs
+from rrr_utils.errors import DataError, ResultsError, SettingsError, nearest
+from rrr_utils.settings import PARAMETERS, ROOT, Settings, from_notebook, load
 
 NOTEBOOKS = {"failures": "01_collect_failures", "train": "02_train_reflection", "evaluate": "03_evaluate", "tables": "04_paper_tables"}
 REFUSED = (SettingsError, DataError, ResultsError)
@@ -37,10 +36,10 @@ def main(arguments: list[str] | None = None) -> int:
         given = _parse(arguments)
         notebook, stage = find(given.notebook)
         parameters, settings = check(notebook, given.profile, given.p)
-        results.identity(settings, stage)  # complains of an unknown task, missing data or a model that is not there
+        runs.identity(settings, stage)  # complains of an unknown task, missing data or a model that is not there
         if settings.gpus > 1 and settings.gpus > len(gpus()):
             raise SettingsError(f"gpus is {settings.gpus} but this machine shows {len(gpus())}: set gpus lower")
-        found = results.done(settings, stage)
+        found = runs.done(settings, stage)
         if not found and settings.profile != "tiny":
             _refuse_missing(settings, stage)
     except REFUSED as error:
@@ -147,9 +146,9 @@ def command(settings: Settings, stage: str) -> str:
 
 def missing(settings: Settings, stage: str) -> list[tuple[Settings, str]]:
     """What the stage reads and is not there. For the tables any finished evaluation will do."""
-    if stage == "tables" and results.evaluations(settings.profile, settings.results_dir):
+    if stage == "tables" and runs.evaluations(settings.profile, settings.results_dir):
         return []
-    return [(above, name) for above, name in results.upstream(settings, stage) if not results.done(above, name)]
+    return [(above, name) for above, name in runs.upstream(settings, stage) if not runs.done(above, name)]
 
 
 def ensure(settings: Settings, stage: str) -> None:
@@ -177,18 +176,18 @@ def _refuse_missing(settings: Settings, stage: str) -> None:
 def run(notebook: Path, stage: str, parameters: dict[str, Any], settings: Settings) -> int:
     """Run a stage's notebook while no other process runs it; what it says goes to stdout and stderr as it is said."""
     prefix = f"{stage}{'' if settings.seed is None or stage in ('failures', 'tables') else f' seed {settings.seed}'}: "
-    folder = results.stage_dir(settings, stage)
+    folder = runs.stage_dir(settings, stage)
     part, pid_file = folder / ".run.part.ipynb", folder / ".kernel.pid"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _lock(folder / ".launch.lock", f"{prefix}another process runs this stage: waiting for it"):
-            if found := results.done(settings, stage):
+            if found := runs.done(settings, stage):
                 return _report(settings, stage, found)
-            from rrr_utils import kernel  # papermill: only when something is to run
+            from rrr_utils import files, kernel  # papermill: only when something is to run
 
             if pid_file.exists():  # of a launcher that was killed; its kernel ends by itself within a second or two
                 kernel.end(int(pid_file.read_text() or 0), patience=10)
-            results.open_stage(settings, stage)
+            runs.open_stage(settings, stage)
             _environment(settings, stage)
             taken = _take_gpus(settings.gpus if stage == "train" else 1, prefix) if stage != "tables" else []
             print(f"{prefix}running {notebook.name}; files go to {folder}", flush=True)
@@ -196,7 +195,7 @@ def run(notebook: Path, stage: str, parameters: dict[str, Any], settings: Settin
             failure = kernel.execute(notebook, part, parameters, ROOT, pid_file, prefix if plain else "", plain)
             for gpu in taken:
                 gpu.release()
-            found = results.done(settings, stage)
+            found = runs.done(settings, stage)
             if part.exists():
                 part.rename(folder / ("run.ipynb" if found else "failed.ipynb"))
             if found:
@@ -204,7 +203,7 @@ def run(notebook: Path, stage: str, parameters: dict[str, Any], settings: Settin
     except REFUSED as error:
         return _complain(f"{prefix}{error}", 1)
     except OSError as error:
-        return _complain(f"{prefix}{results.no_space(error.filename or folder, error)}", 1)
+        return _complain(f"{prefix}{files.no_space(error.filename or folder, error)}", 1)
     if failure and failure.traceback and os.environ.get("RRR_TRACEBACK") == "1":
         print(failure.traceback, file=sys.stderr)
     if found:
@@ -292,7 +291,7 @@ def _take_gpus(number: int, prefix: str) -> list[FileLock]:
 
 
 def _report(settings: Settings, stage: str, found: dict[str, Any]) -> int:
-    print(f"done: {stage} {results.stage_dir(settings, stage)} {found['identity_hash']}", flush=True)
+    print(f"done: {stage} {runs.stage_dir(settings, stage)} {found['identity_hash']}", flush=True)
     return 0
 
 

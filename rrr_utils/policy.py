@@ -18,11 +18,18 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from rrr_utils import tasks
-from rrr_utils.settings import DATA, Settings, SettingsError
+from rrr_utils.errors import SettingsError
+from rrr_utils.settings import DATA, Settings
 
 
 @dataclass

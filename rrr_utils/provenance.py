@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from rrr_utils.settings import ROOT
+
 PACKAGES = (
     "torch",
     "trl",
@@ -27,7 +29,6 @@ PACKAGES = (
     "unsloth",
     "vllm",
 )
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def provenance(started: float) -> dict[str, Any]:

@@ -7,15 +7,16 @@ never changes the effective batch; *overrides* come last. Unknown names are refu
 from __future__ import annotations
 
 import difflib
-import os
-import traceback
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-DATA = Path(__file__).resolve().parent.parent / "data"
+from rrr_utils.errors import SettingsError, nearest
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT / "data"
 Stage = Literal["failures", "train", "evaluate"]
 
 
@@ -137,29 +138,6 @@ STAGE_FIELDS: dict[str, tuple[str, ...]] = {
     ),
     "evaluate": (*_DATA, "seed", "reflection_tokens", "test_items", "decodings", "policies"),
 }  # fmt: skip
-
-
-class PlainError(Exception):
-    """An error whose one line says all: notebooks show that line, and no traceback unless RRR_TRACEBACK is 1."""
-
-    def _render_traceback_(self) -> list[str]:
-        if os.environ.get("RRR_TRACEBACK") == "1":
-            return traceback.format_exception(self)
-        return [f"{type(self).__name__}: {self}"]
-
-
-class SettingsError(PlainError, ValueError):
-    """A profile, preset or setting that cannot be used: one line that says what, where and what to do."""
-
-
-def nearest(name: str, known: list[str]) -> str:
-    """A hint for a misspelt name.
-
-    >>> nearest("lerning_rate", ["learning_rate", "seed"])
-    "; did you mean 'learning_rate'?"
-    """
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(sorted(known))}"
 
 
 def profiles() -> list[str]:

@@ -24,10 +24,11 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl import GRPOConfig, GRPOTrainer
 
-from rrr_utils import conversation, results, tasks
+from rrr_utils import conversation, files, runs, tasks
+from rrr_utils.errors import ResultsError
 from rrr_utils.policy import Policy, exact_4bit, load_base, lora_config, trainable_to_float32, without_adapter
 from rrr_utils.sampling import Completion, HFSampler
-from rrr_utils.settings import Settings
+from rrr_utils.settings import ROOT, Settings
 
 
 class RetryReward:
@@ -70,7 +71,7 @@ class RetryReward:
         if self.log is not None and self.trainer.accelerator.is_main_process:
             keys = ("step", "id", "row", "attempt", "reflection", "retry", "reward")
             columns = ([trainer_state.global_step + 1] * len(texts), id, rows, attempt, texts, [o[0].text for o in retries], rewards)
-            results.append_jsonl(self.log, [dict(zip(keys, values, strict=True)) for values in zip(*columns, strict=True)])
+            files.append_jsonl(self.log, [dict(zip(keys, values, strict=True)) for values in zip(*columns, strict=True)])
         return rewards
 
     def right(self, completion: str, row: dict) -> bool:
@@ -183,7 +184,7 @@ class Record(TrainerCallback):
         for name in ("dev", "training", "reflections"):  # what a killed run wrote after its last checkpoint comes again
             path = self.directory / f"{name}.jsonl"
             if path.exists():
-                results.write_jsonl(path, [r for r in results.read_jsonl(path) if r["step"] <= state.global_step])
+                files.write_jsonl(path, [r for r in files.read_jsonl(path) if r["step"] <= state.global_step])
         self.best = max((r["rescued"] for r in done), default=-1.0)
         self.bar = tqdm(
             total=args.max_steps, initial=state.global_step, desc="training", unit="step", disable=not state.is_world_process_zero
@@ -205,7 +206,7 @@ class Record(TrainerCallback):
             "retry_correct": logs["retry_correct"], "generated_tokens": self.reward.generated_tokens - self.tokens,
             "seconds": time.time() - self.began, "checkpoint": state.global_step % self.settings.dev_every == 0,
         }  # fmt: skip
-        results.append_jsonl(self.directory / "training.jsonl", [line])
+        files.append_jsonl(self.directory / "training.jsonl", [line])
         self.bar.set_postfix(
             reward=f"{line['reward']:.2f}", tokens=f"{line['reflection_tokens']:.0f}", kl=f"{line['kl']:.2f}", dev=f"{self.best:.2f}"
         )
@@ -238,7 +239,7 @@ class Record(TrainerCallback):
             self.reward.trainer.save_model(str(self.directory / "adapter"))
         mean_tokens = sum(r.tokens for r in reflections) / len(reflections)
         line = {"step": step, "rescued": rescued, "n": len(self.dev), "reflection_tokens": mean_tokens, "best": better}
-        results.append_jsonl(self.directory / "dev.jsonl", [line])
+        files.append_jsonl(self.directory / "dev.jsonl", [line])
 
 
 def train(settings: Settings) -> None:
@@ -246,14 +247,14 @@ def train(settings: Settings) -> None:
 
     An interrupt (Ctrl-C, JupyterLab's stop button) ends after the step at hand and saves; the same call goes on.
     """
-    if results.done(settings, "train"):
+    if runs.done(settings, "train"):
         return
-    upstream = results.stage_dir(settings, "failures")
-    if not results.done(settings, "failures"):
-        raise results.ResultsError(f"no failures of these settings in {upstream}: run notebook 01_collect_failures first")
-    directory = results.open_stage(settings, "train")
-    trainer, reward = build_trainer(settings, results.read_jsonl(upstream / "failures.jsonl"), directory)
-    record = Record(settings, reward, results.read_jsonl(upstream / "dev_failures.jsonl"), directory)
+    upstream = runs.stage_dir(settings, "failures")
+    if not runs.done(settings, "failures"):
+        raise ResultsError(f"no failures of these settings in {upstream}: run notebook 01_collect_failures first")
+    directory = runs.open_stage(settings, "train")
+    trainer, reward = build_trainer(settings, files.read_jsonl(upstream / "failures.jsonl"), directory)
+    record = Record(settings, reward, files.read_jsonl(upstream / "dev_failures.jsonl"), directory)
     trainer.add_callback(record)
     trainer.remove_callback(PrinterCallback)  # `Record` says the same in one line
     with _stop_on_interrupt(record):
@@ -264,12 +265,12 @@ def train(settings: Settings) -> None:
 
 def finish(settings: Settings) -> dict:
     """Write the stage's result: the best adapter by dev, and the logs; returns it."""
-    if (result := results.done(settings, "train")) is not None:
+    if (result := runs.done(settings, "train")) is not None:
         return result
-    directory = results.stage_dir(settings, "train")
+    directory = runs.stage_dir(settings, "train")
     lines, dev = _read(directory / "training.jsonl"), _read(directory / "dev.jsonl")
     if len(lines) < settings.steps:
-        raise results.ResultsError(f"{directory} holds {len(lines)} of {settings.steps} training steps: train first")
+        raise ResultsError(f"{directory} holds {len(lines)} of {settings.steps} training steps: train first")
     best = max((r for r in dev if r["best"]), key=lambda r: r["step"])
     summary = {
         "steps": len(lines), "best_step": best["step"], "dev_untrained": dev[0]["rescued"], "dev_best": best["rescued"],
@@ -278,7 +279,7 @@ def finish(settings: Settings) -> dict:
     }  # fmt: skip
     outputs = [directory / f"{name}.jsonl" for name in ("training", "dev", "reflections")]
     outputs += sorted(path for path in (directory / "adapter").iterdir() if path.suffix in (".safetensors", ".json"))
-    return results.finish(settings, "train", outputs, summary, results.began(directory))
+    return runs.finish(settings, "train", outputs, summary, runs.began(directory))
 
 
 def last_checkpoint(directory: Path) -> str | None:
@@ -289,11 +290,11 @@ def last_checkpoint(directory: Path) -> str | None:
 
 def train_on_several_gpus(settings: Settings, processes: int) -> None:
     """The same through `accelerate launch`, one process a GPU, in a subprocess (a fork would break once CUDA was touched)."""
-    path = results.open_stage(settings, "train") / "settings.json"
-    results.write_json(path, settings.model_dump(mode="json"))
+    path = runs.open_stage(settings, "train") / "settings.json"
+    files.write_json(path, settings.model_dump(mode="json"))
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes), "-m", "rrr_utils.training", str(path)]
-    if subprocess.run(command, cwd=results.ROOT).returncode:
-        raise results.ResultsError(f"training on {processes} GPUs failed, see above; the same command goes on from the last checkpoint")
+    if subprocess.run(command, cwd=ROOT).returncode:
+        raise ResultsError(f"training on {processes} GPUs failed, see above; the same command goes on from the last checkpoint")
 
 
 @contextlib.contextmanager
@@ -314,7 +315,7 @@ def _stop_on_interrupt(record: Record):
 
 
 def _read(path: Path) -> list[dict]:
-    return results.read_jsonl(path) if path.exists() else []
+    return files.read_jsonl(path) if path.exists() else []
 
 
 if __name__ == "__main__":

@@ -21,3 +21,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no CUDA GPU here"))
+
+
+@pytest.fixture
+def given(tmp_path):
+    """Options that make a run with a made-up model in a folder of its own, and its settings."""
+    from rrr_utils.settings import load
+
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes(b"weights")
+    options = ["-p", f"model={model}", "-p", f"results_dir={tmp_path / 'runs'}"]
+    return options, lambda **more: load("tiny", {"model": str(model), "results_dir": str(tmp_path / "runs"), **more})

@@ -18,10 +18,9 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from rrr_utils import evaluation, failures, launch, results, training
-from rrr_utils.miniature import TEMPLATE
-from rrr_utils.results import ROOT
-from rrr_utils.settings import Settings
+from rrr_utils import evaluation, failures, launch, runs, training
+from rrr_utils.miniature.tokenizer import TEMPLATE
+from rrr_utils.settings import ROOT, Settings
 
 #: three steps of two failures, each with four reflections; a dozen test items
 FEW = {
@@ -143,6 +142,6 @@ def launch_all(settings: Settings) -> list[str]:
         words = [sys.executable, *shlex.split(line)[1:]]
         made = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=900)
         assert made.returncode == 0, f"{line}\n{made.stdout[-2000:]}\n{made.stderr[-2000:]}"
-        assert (results.stage_dir(one, stage) / "run.ipynb").is_file() and results.done(one, stage)
+        assert (runs.stage_dir(one, stage) / "run.ipynb").is_file() and runs.done(one, stage)
         said.append(made.stdout.strip().splitlines()[-1])
     return said

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from rrr_utils import miniature, results
+from rrr_utils import files, runs
+from rrr_utils.miniature import corpus
 from rrr_utils.settings import Settings
 from rrr_utils.tasks import countdown
 
@@ -16,13 +17,13 @@ KINDS = {"vanilla": {"empty": 0.8, "search": 0.2}, "trained": {"empty": 0.1, "se
 
 def problems(n: int) -> list[dict]:
     """Test problems that a first step and a second one solve."""
-    return [r for r in countdown.load("test", 3 * n, 0) if miniature.solvable(r)][:n]
+    return [r for r in countdown.load("test", 3 * n, 0) if corpus.solvable(r)][:n]
 
 
 def answer(row: dict, right: bool, rng: random.Random) -> str:
     """An equation that hits the row's target or misses it."""
-    rows = miniature.steps(row["nums"])
-    return miniature.right(rows, row["target"], rng) if right else miniature.wrong(rows, row["target"], rng)[0]
+    rows = corpus.steps(row["nums"])
+    return corpus.right(rows, row["target"], rng) if right else corpus.wrong(rows, row["target"], rng)[0]
 
 
 def sample(row: dict, policy: str, seed: int | None, decoding: str, first: bool, own: bool, blind: bool, rng: random.Random) -> dict:
@@ -34,8 +35,8 @@ def sample(row: dict, policy: str, seed: int | None, decoding: str, first: bool,
     attempt, second = answer(row, first, rng), {}
     if not first:
         kind = rng.choices(list(KINDS[policy]), list(KINDS[policy].values()))[0]
-        steps = miniature.steps(row["nums"])
-        text, _ = miniature.reflection(kind, row, steps, 0, rng)
+        steps = corpus.steps(row["nums"])
+        text, _ = corpus.reflection(kind, row, steps, 0, rng)
         retry, other = answer(row, own, rng), answer(row, blind, rng)
         more = [other, answer(row, rng.random() < 0.1, rng)]
         verdicts = [judged(t) for t in more]
@@ -69,8 +70,8 @@ def training_log(rows: list[dict], seed: int, steps: int = 30) -> tuple[list[dic
     for step in range(1, steps + 1):
         rewards = []
         for row in rng.sample(rows, 16):
-            kind = rng.choices(list(miniature.KINDS), [0.4, 0.2, 0.1, 0.1, 0.2 + 2 * step / steps])[0]
-            text, _ = miniature.reflection(kind, row, miniature.steps(row["nums"]), 5, rng)
+            kind = rng.choices(list(corpus.KINDS), [0.4, 0.2, 0.1, 0.1, 0.2 + 2 * step / steps])[0]
+            text, _ = corpus.reflection(kind, row, corpus.steps(row["nums"]), 5, rng)
             rewards.append(float(rng.random() < RESCUE["search" if kind == "search" else "empty"]))
             line = {"step": step, "id": row["id"], "row": row, "attempt": "", "reflection": text, "retry": "", "reward": rewards[-1]}
             logged.append(line)
@@ -84,13 +85,13 @@ def write_runs(settings: Settings, seeds: tuple[int, ...] = (0, 1), n: int = 120
     for seed in (None, *seeds):
         one = settings.model_copy(update={"seed": seed})
         if seed is not None:
-            folder = results.open_stage(one, "train")
+            folder = runs.open_stage(one, "train")
             lines, logged = training_log(rows, seed)
             for name, content in (("training", lines), ("reflections", logged)):
-                results.append_jsonl(folder / f"{name}.jsonl", content)
-            results.finish(one, "train", [folder / "training.jsonl", folder / "reflections.jsonl"], {}, 0.0)
-        folder: Path = results.open_stage(one, "evaluate")
+                files.append_jsonl(folder / f"{name}.jsonl", content)
+            runs.finish(one, "train", [folder / "training.jsonl", folder / "reflections.jsonl"], {}, 0.0)
+        folder: Path = runs.open_stage(one, "evaluate")
         for policy in ("vanilla",) if seed is None else ("trained", "reflector"):
             for decoding in settings.decodings:
-                results.append_jsonl(folder / "samples.jsonl", samples(rows, policy, seed, decoding))
-        results.finish(one, "evaluate", [folder / "samples.jsonl"], {}, 0.0)
+                files.append_jsonl(folder / "samples.jsonl", samples(rows, policy, seed, decoding))
+        runs.finish(one, "evaluate", [folder / "samples.jsonl"], {}, 0.0)

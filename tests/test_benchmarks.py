@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rrr_utils.results import ROOT
+from rrr_utils.settings import ROOT
 
 BENCHMARKS = ROOT / "tests" / "benchmarks"
 

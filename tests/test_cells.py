@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 import synthetic
 
-from rrr_utils import cells, results, stats
+from rrr_utils import files, runs
+from rrr_utils.errors import ResultsError
+from rrr_utils.report import cells, statistics
 from rrr_utils.settings import load
 
 
@@ -49,7 +51,7 @@ def test_cells_are_counted_as_by_hand():
         ["second", "blind_budget", 4, 3, 0.75, 4],
     ]  # fmt: skip
     assert frame["seed"].isna().all() and set(frame["identity_hash"]) == {"0123abcd"}
-    assert tuple(frame.loc[0, ["ci_low", "ci_high"]]) == stats.wilson(1, 4)
+    assert tuple(frame.loc[0, ["ci_low", "ci_high"]]) == statistics.wilson(1, 4)
 
 
 def test_the_lenient_verdict_counts_where_it_is_asked_for():
@@ -113,7 +115,7 @@ def test_all_right_at_first_makes_the_second_try_as_right():
     ],
 )
 def test_what_cannot_be_counted_is_refused_in_one_line(samples, message):
-    with pytest.raises(results.ResultsError, match=message) as refused:
+    with pytest.raises(ResultsError, match=message) as refused:
         cells.comparisons(samples, "t", "m")
     assert "\n" not in str(refused.value)
 
@@ -127,11 +129,11 @@ def evaluated(tmp_path):
         (model / name).write_text("{}")
     settings = load("tiny", {"results_dir": str(tmp_path / "runs"), "model": str(model), "seed": None})
     synthetic.write_runs(settings, seeds=(), n=40)
-    return results.stage_dir(settings, "evaluate")
+    return runs.stage_dir(settings, "evaluate")
 
 
 def test_rescoring_gives_what_the_evaluation_wrote(evaluated, capsys):
-    result = results.read_json(evaluated / "result.json")
+    result = files.read_json(evaluated / "result.json")
     written = cells.cells(cells.read_samples(evaluated), "countdown", "model", result["identity_hash"])
     before = (evaluated / "samples.jsonl").read_bytes()
     pd.testing.assert_frame_equal(cells.rescore(evaluated), written)
@@ -160,11 +162,11 @@ def test_a_first_try_that_is_wrong_by_now_counts_as_failed_in_both(evaluated):
     right = next(s for s in lines if s["verdict"]["correct"] and s["decoding"] == "greedy")
     before = cells.cells(lines, "countdown", "model", "h").set_index(["decoding", "control"])["correct"]
     right["attempt"] = "no answer"
-    results.write_text(evaluated / "samples.jsonl", "".join(json.dumps(s) + "\n" for s in lines))
+    files.write_text(evaluated / "samples.jsonl", "".join(json.dumps(s) + "\n" for s in lines))
     after = cells.rescore(evaluated).set_index(["decoding", "control"])["correct"]
     assert (before - after)["greedy"].tolist() == [1, 1, 1, 1] and (before - after)["sampled"].tolist() == [0, 0, 0, 0]
 
 
 def test_rescoring_no_evaluation_is_one_plain_line(tmp_path):
-    with pytest.raises(results.ResultsError, match="no folder of an evaluation"):
+    with pytest.raises(ResultsError, match="no folder of an evaluation"):
         cells.rescore(tmp_path)

@@ -72,10 +72,10 @@ def test_real_splits(tmp_path):
 
 
 def test_real_split_sizes(tmp_path, monkeypatch):
-    from rrr_utils.tasks import _countdown_set
+    from rrr_utils.tasks import countdown_set
 
-    monkeypatch.setattr(_countdown_set, "TEST", 15)
-    monkeypatch.setattr(_countdown_set, "DEV", 3)
+    monkeypatch.setattr(countdown_set, "TEST", 15)
+    monkeypatch.setattr(countdown_set, "DEV", 3)
     source = write(tmp_path / "a.jsonl", some_rows(200))
     assert [len(task.load(split, None, 0, source)) for split in ("test", "dev", "train")] == [15, 3, len(content(some_rows(200))) - 18]
     one = write(tmp_path / "one.jsonl", some_rows(1))
@@ -151,7 +151,7 @@ def test_sources_that_cannot_be_used(tmp_path, name, data):
 
 
 def test_hub(tmp_path, monkeypatch):
-    from rrr_utils import sources
+    from rrr_utils.tasks import sources
 
     asked = []
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from small import small
 
-from rrr_utils import cells, evaluation, failures, results, training
+from rrr_utils import evaluation, failures, files, runs, training
+from rrr_utils.report import cells
 from rrr_utils.tasks import countdown
 
 
@@ -32,12 +33,12 @@ def home(tmp_path_factory):
 
 def of(home, stage, **overrides):
     settings = small(home, retry_policy="base", **overrides)
-    return settings, results.stage_dir(settings, stage)
+    return settings, runs.stage_dir(settings, stage)
 
 
 def test_failures_are_failures_and_no_query_has_too_many_or_one_twice(home):
     settings, folder = of(home, "failures")
-    kept = results.read_jsonl(folder / "failures.jsonl")
+    kept = files.read_jsonl(folder / "failures.jsonl")
     per_query = {}
     for line in kept:
         verdict = countdown.verify(line["attempt"], line["row"])
@@ -46,9 +47,9 @@ def test_failures_are_failures_and_no_query_has_too_many_or_one_twice(home):
         assert 0 <= line["sample"] < line["sampled"] and line["solved"] <= line["sampled"] <= sum(settings.rounds)
         per_query.setdefault(line["id"], []).append(line["attempt"])
     assert all(len(set(own)) == len(own) <= settings.failures_per_query for own in per_query.values())
-    dev = results.read_jsonl(folder / "dev_failures.jsonl")
+    dev = files.read_jsonl(folder / "dev_failures.jsonl")
     assert all(countdown.split_of(line["row"]["nums"]) == "dev" for line in dev) and len(dev) <= settings.dev_items
-    log = results.read_jsonl(folder / "attempts.jsonl")
+    log = files.read_jsonl(folder / "attempts.jsonl")
     enough = {r["id"] for r in log if r["round"] == 0 and len(r["failures"]) >= settings.failures_per_query}
     assert not enough & {r["id"] for r in log if r["round"] > 0}, "a query with enough failures is sampled no more"
 
@@ -56,7 +57,7 @@ def test_failures_are_failures_and_no_query_has_too_many_or_one_twice(home):
 def test_a_killed_collection_goes_on_to_the_same_result(home, tmp_path):
     _, folder = of(home, "failures")
     settings = small(tmp_path, retry_policy="base")
-    again = results.open_stage(settings, "failures")
+    again = runs.open_stage(settings, "failures")
     lines = (folder / "attempts.jsonl").read_bytes().splitlines(keepends=True)
     first_round = [line for line in lines if b'"round": 0' in line or b'"round":0' in line]
     (again / "attempts.jsonl").write_bytes(b"".join(first_round) + lines[-1][:20])  # killed while it wrote a line
@@ -78,7 +79,7 @@ def test_duplicates_count_as_one_failure():
 def test_reflector_is_the_untrained_model_but_for_its_reflections(home):
     settings, folder = of(home, "evaluate")
     vanilla = evaluation.vanilla_samples(settings)
-    lines = [s for s in results.read_jsonl(folder / "samples.jsonl") if s["policy"] == "reflector"]
+    lines = [s for s in files.read_jsonl(folder / "samples.jsonl") if s["policy"] == "reflector"]
     assert len(lines) == settings.test_items * len(settings.decodings)
     for line in lines:
         before = vanilla[line["decoding"], line["id"]]
@@ -90,7 +91,7 @@ def test_reflector_is_the_untrained_model_but_for_its_reflections(home):
 
 def test_blind_retries_spend_what_the_reflection_took_and_no_more(home):
     _, folder = of(home, "evaluate")
-    spent = [s["second"] for s in results.read_jsonl(folder / "samples.jsonl") if s["second"]]
+    spent = [s["second"] for s in files.read_jsonl(folder / "samples.jsonl") if s["second"]]
     assert spent
     for second in spent:
         budget = second["own"]["reflection_tokens"] + second["own"]["retry_tokens"]
@@ -103,28 +104,26 @@ def test_blind_retries_spend_what_the_reflection_took_and_no_more(home):
 
 def test_a_killed_evaluation_keeps_what_it_has(home, tmp_path):
     settings, folder = of(home, "evaluate", seed=None)
-    whole = results.read_jsonl(folder / "samples.jsonl")
+    whole = files.read_jsonl(folder / "samples.jsonl")
     moved = small(tmp_path, seed=None, retry_policy="base")
-    again = results.open_stage(moved, "evaluate")
+    again = runs.open_stage(moved, "evaluate")
     greedy = [line for line in whole if line["decoding"] == "greedy"]
-    results.append_jsonl(again / "samples.jsonl", greedy)
+    files.append_jsonl(again / "samples.jsonl", greedy)
     evaluation.generate(moved)
-    assert results.read_jsonl(again / "samples.jsonl") == whole
+    assert files.read_jsonl(again / "samples.jsonl") == whole
 
 
 def test_rescoring_without_torch_gives_the_same_cells(home):
     _, folder = of(home, "evaluate")
     code = (
         "import sys; sys.path.insert(0, 'tests'); import torch_free; sys.meta_path.insert(0, torch_free.Blocked)\n"
-        "import runpy; sys.argv = ['evaluation', '--rescore', sys.argv[1]]; runpy.run_module('rrr_utils.evaluation', run_name='__main__')"
+        "import runpy; sys.argv = ['report', '--rescore', sys.argv[1]]; runpy.run_module('rrr_utils.report', run_name='__main__')"
     )
     root = Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, cwd=root)
     assert done.returncode == 0, done.stderr
     rescored = cells.rescore(folder)
-    import pandas as pd
-
-    written = pd.read_csv(folder / "cells.csv")
+    written = cells.of_evaluation(of(home, "evaluate")[0])
     for column in ("policy", "decoding", "attempt", "n", "correct"):
         assert list(rescored[column]) == list(written[column])
 

@@ -10,7 +10,7 @@ import tomllib
 import pytest
 import yaml
 
-from rrr_utils.results import ROOT
+from rrr_utils.settings import ROOT
 
 CHOSEN = """torch 2.13.0, trl 1.14.2, transformers 5.17.0, datasets 4.8.5, peft 0.21.2, accelerate 1.15.0, bitsandbytes 0.50.2,
 tokenizers 0.23.3, huggingface_hub 1.33.0, numpy 2.4.6, pandas 3.1.1, matplotlib 3.11.2, papermill 2.7.0, jupyterlab 4.6.6,

@@ -11,7 +11,8 @@ import time
 import pytest
 from small import SMALL, small
 
-from rrr_utils import cells, results
+from rrr_utils import files, runs
+from rrr_utils.report import cells
 
 
 def launch(stage, folder, *extra):
@@ -24,8 +25,8 @@ def launch(stage, folder, *extra):
 
 def lines(folder, name):
     """A log without what differs between equal runs."""
-    path = results.stage_dir(small(folder, steps=8), "train") / f"{name}.jsonl"
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in results.read_jsonl(path)] if path.exists() else []
+    path = runs.stage_dir(small(folder, steps=8), "train") / f"{name}.jsonl"
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in files.read_jsonl(path)] if path.exists() else []
 
 
 @pytest.mark.slow
@@ -36,7 +37,7 @@ def test_sigkill_of_the_kernel_in_the_middle_of_training(tmp_path):
     assert launch("train", whole).wait() == 0
 
     killed = launch("train", broken)
-    folder = results.stage_dir(small(broken, steps=8), "train")
+    folder = runs.stage_dir(small(broken, steps=8), "train")
     deadline = time.time() + 300
     while len(lines(broken, "training")) < 5 and killed.poll() is None:  # past the checkpoints of steps 2 and 4
         assert time.time() < deadline
@@ -49,10 +50,10 @@ def test_sigkill_of_the_kernel_in_the_middle_of_training(tmp_path):
     assert launch("train", broken).wait() == 0
     assert lines(broken, "training") == lines(whole, "training")
     assert lines(broken, "dev") == lines(whole, "dev") and lines(broken, "reflections") == lines(whole, "reflections")
-    one, other = (results.stage_dir(small(f, steps=8), "train") / "adapter/adapter_model.safetensors" for f in (whole, broken))
+    one, other = (runs.stage_dir(small(f, steps=8), "train") / "adapter/adapter_model.safetensors" for f in (whole, broken))
     assert one.read_bytes() == other.read_bytes()
     for folder in (whole, broken):
         assert launch("evaluate", folder, "-p", "seed=none").wait() == 0
         assert launch("evaluate", folder).wait() == 0
-    frames = [cells.rescore(results.stage_dir(small(f, steps=8), "evaluate")) for f in (whole, broken)]
+    frames = [cells.rescore(runs.stage_dir(small(f, steps=8), "evaluate")) for f in (whole, broken)]
     assert frames[0].equals(frames[1])

@@ -1,4 +1,4 @@
-"""The strict launcher, on made-up notebooks that are as the real ones begin: a parameters cell, then the settings."""
+"""The strict launcher, on made-up notebooks."""
 
 from __future__ import annotations
 
@@ -12,58 +12,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from helpers_launch import STAGE, run, start, write_notebook
 
-from rrr_utils import launch, results
-from rrr_utils.results import ROOT
-from rrr_utils.settings import SettingsError, load
-
-PARAMETERS = 'profile = "tiny"\ntask = None\nmodel = None\nseed = 0\nresults_dir = "results/runs"\noverrides = {}'
-SETTINGS = "from rrr_utils.settings import from_notebook\nsettings = from_notebook(globals())"
-STAGE = """
-import time, sys
-from rrr_utils import results
-folder = results.open_stage(settings, "{stage}")
-(folder / "out.txt").write_text(repr([settings.learning_rate, type(settings.learning_rate).__name__, sys.executable]))
-result = results.finish(settings, "{stage}", [folder / "out.txt"], {{}}, time.time())
-"""
-
-
-def write_notebook(path: Path, *cells: str) -> Path:
-    book = nbformat.v4.new_notebook()
-    book.cells = [nbformat.v4.new_markdown_cell("# A title"), nbformat.v4.new_code_cell(PARAMETERS), nbformat.v4.new_code_cell(SETTINGS)]
-    book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    book.cells[1].metadata["tags"] = ["parameters"]
-    book.cells += [nbformat.v4.new_code_cell(cell) for cell in cells]
-    nbformat.write(book, path)
-    return path
-
-
-@pytest.fixture
-def given(tmp_path):
-    """Options that make a run with a made-up model in a folder of its own, and its settings."""
-    model = tmp_path / "model"
-    model.mkdir()
-    (model / "model.safetensors").write_bytes(b"weights")
-    options = ["-p", f"model={model}", "-p", f"results_dir={tmp_path / 'runs'}"]
-    return options, lambda **more: load("tiny", {"model": str(model), "results_dir": str(tmp_path / "runs"), **more})
-
-
-def start(*arguments, **environment) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "rrr_utils.launch", *map(str, arguments)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **environment},
-    )
-
-
-def run(*arguments, **environment) -> tuple[int, str, str]:
-    process = start(*arguments, **environment)
-    out, err = process.communicate(timeout=120)
-    return process.returncode, out, err
-
+from rrr_utils import launch, runs
+from rrr_utils.errors import SettingsError
+from rrr_utils.settings import ROOT, load
 
 # ---------------------------------------------------------------- refused before anything runs
 
@@ -145,8 +98,8 @@ def test_a_stage_runs_once_in_this_python_and_is_then_done(tmp_path, given):
         STAGE.format(stage="failures"),
     )
     status, out, err = run(book, *options, "-p", "learning_rate=1e-5")
-    folder = results.stage_dir(settings(), "failures")
-    found = results.done(settings(), "failures")
+    folder = runs.stage_dir(settings(), "failures")
+    found = runs.done(settings(), "failures")
     assert (status, out.splitlines()[-1]) == (0, f"done: failures {folder} {found['identity_hash']}"), err
     assert any(line.startswith("failures: collecting: 100%") for line in err.splitlines()), err
     assert "\r" not in out + err
@@ -174,14 +127,14 @@ def test_a_failing_cell_ends_in_one_line_with_the_traceback_before_it_if_asked_f
     assert status == 1
     assert last.startswith("failures: RuntimeError: two lines (in cell 5 of 01_collect_failures.ipynb; see ")
     assert "Traceback" in traceback[1]
-    folder = results.stage_dir(settings(), "failures")
+    folder = runs.stage_dir(settings(), "failures")
     assert not (folder / "run.ipynb").exists()
     assert (folder / "failed.ipynb").exists()
 
 
 def test_our_own_errors_say_the_remedy_and_nothing_else(tmp_path, given):
     book = write_notebook(
-        tmp_path / "01_collect_failures.ipynb", "from rrr_utils.results import ResultsError\nraise ResultsError('no space: free some')"
+        tmp_path / "01_collect_failures.ipynb", "from rrr_utils.runs import ResultsError\nraise ResultsError('no space: free some')"
     )
     status, out, err = run(book, *given[0])
     assert (status, err) == (1, "failures: no space: free some (in cell 4 of 01_collect_failures.ipynb)\n")
@@ -193,12 +146,12 @@ def test_a_killed_kernel_is_no_success(tmp_path, given):
         tmp_path / "01_collect_failures.ipynb", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", STAGE.format(stage="failures")
     )
     status, out, err = run(book, *options)
-    folder = results.stage_dir(settings(), "failures")
+    folder = runs.stage_dir(settings(), "failures")
     assert status == 1
     assert err.count("\n") == 1
     assert "the kernel was killed in cell 4 of 01_collect_failures.ipynb" in err
     assert "the same command goes on from the last checkpoint" in err
-    assert results.done(settings(), "failures") is None
+    assert runs.done(settings(), "failures") is None
     assert not (folder / "result.json").exists()
     statuses = [cell.metadata.papermill.status for cell in nbformat.read(folder / "failed.ipynb", as_version=4).cells]
     assert statuses[-2:] == ["failed", "pending"]
@@ -279,7 +232,7 @@ def test_a_second_launcher_waits_and_then_finds_the_stage_done(tmp_path, given):
     first.communicate()
     assert (status, "another process runs this stage" in err) == (0, True)
     assert out.splitlines() == [
-        f"done: failures {results.stage_dir(settings(), 'failures')} {results.done(settings(), 'failures')['identity_hash']}"
+        f"done: failures {runs.stage_dir(settings(), 'failures')} {runs.done(settings(), 'failures')['identity_hash']}"
     ]
 
 
@@ -301,51 +254,6 @@ def test_plain_papermill_refuses_a_misspelt_parameter_too(tmp_path):
     book = write_notebook(tmp_path / "02_train_reflection.ipynb", STAGE.format(stage="train"))
     with pytest.raises(papermill.PapermillExecutionError, match="unknown parameter 'sede'.*'seed'"):
         papermill.execute_notebook(book, tmp_path / "out.ipynb", {"sede": 1}, progress_bar=False, kernel_name="python3")
-
-
-# ---------------------------------------------------------------- Snakemake over it
-
-
-@pytest.fixture
-def snakemake(tmp_path, given):
-    """The command line for a whole profile of made-up notebooks, each of which takes a second."""
-    (tmp_path / "books").mkdir()
-    for stage, stem in launch.NOTEBOOKS.items():
-        write_notebook(tmp_path / "books" / f"{stem}.ipynb", "import time; time.sleep(1)", STAGE.format(stage=stage))
-    overrides = {"model": str(tmp_path / "model"), "results_dir": str(tmp_path / "runs")}
-
-    def command(**more):
-        config = [f"notebooks={tmp_path / 'books'}", f"overrides={json.dumps({**overrides, **more})}"]
-        return [sys.executable, "-m", "snakemake", "--cores", "2", "--config", "profile=tiny", "seeds=0,1", *config]
-
-    return command
-
-
-def test_snakemake_refuses_bad_settings_in_one_line(snakemake):
-    refused = subprocess.run([*snakemake(stepps=3), "--workflow-profile", "none"], cwd=ROOT, capture_output=True, text=True)
-    assert refused.returncode != 0
-    assert "snakemake: unknown setting 'stepps'" in refused.stderr
-    assert refused.stderr.count("\n") <= 2
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seconds", [6, 11])
-def test_a_killed_snakemake_is_gone_on_with_and_nothing_runs_twice(snakemake, given, seconds):
-    settings = given[1]
-    killed = subprocess.Popen(snakemake(), cwd=ROOT)
-    time.sleep(seconds)
-    killed.kill()
-    killed.wait()
-    again = subprocess.run(snakemake(), cwd=ROOT, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
-    assert results.done(settings(), "tables")
-    assert len(results.evaluations("tiny", settings().results_dir)) == 3
-    assert not list(results.runs_dir(settings()).rglob("*.stale-*"))
-    third = subprocess.run(snakemake(), cwd=ROOT, capture_output=True, text=True)
-    assert (third.returncode, third.stdout.strip()) == (0, "")
-    stale = subprocess.run(snakemake(test_items=9), cwd=ROOT, capture_output=True, text=True)  # only what it bears on
-    ran = sorted(line.split(": running")[0] for line in stale.stdout.splitlines() if ": running" in line)
-    assert ran == ["evaluate", "evaluate seed 0", "evaluate seed 1", "tables"]
 
 
 # ---------------------------------------------------------------- GPUs

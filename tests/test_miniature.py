@@ -9,26 +9,27 @@ import re
 
 import pytest
 
-from rrr_utils import miniature, reflections
-from rrr_utils.tasks import countdown
+from rrr_utils.miniature import corpus
+from rrr_utils.miniature.tokenizer import build_tokenizer
+from rrr_utils.tasks import countdown, countdown_kinds
 
 
 @pytest.fixture(scope="module")
 def problems():
-    return [row for row in countdown.load("pretrain", None, 0) if miniature.solvable(row)]
+    return [row for row in countdown.load("pretrain", None, 0) if corpus.solvable(row)]
 
 
 @pytest.fixture(scope="module")
 def documents(problems):
     rng = random.Random(1)
-    return [miniature.document(problems, rng) for _ in range(6000)]
+    return [corpus.document(problems, rng) for _ in range(6000)]
 
 
 @pytest.fixture(scope="module")
 def lessons(problems):
     """Documents of every lesson, by its sort."""
     rng = random.Random(7)
-    return {sort: [miniature.practice(problems, rng, sort) for _ in range(1500)] for _, _, sort in miniature.LESSONS}
+    return {sort: [corpus.practice(problems, rng, sort) for _ in range(1500)] for _, _, sort in corpus.LESSONS}
 
 
 def test_held_out_multisets_occur_in_no_document(documents, lessons):
@@ -40,9 +41,9 @@ def test_held_out_multisets_occur_in_no_document(documents, lessons):
 
 
 def test_lessons_state_what_is_so_and_are_learnt_where_they_say(lessons):
-    from rrr_utils.pretraining import encode
+    from rrr_utils.miniature.pretraining import encode
 
-    tokenizer = miniature.build_tokenizer()
+    tokenizer = build_tokenizer()
     for sort, docs in lessons.items():
         for (_, messages, learn), (ids, learnt) in zip(docs[:300], encode(tokenizer, [d[1:] for d in docs[:300]]), strict=True):
             words = {tokenizer.decode([token]).strip() for token, here in zip(ids, learnt, strict=True) if here}
@@ -53,7 +54,7 @@ def test_lessons_state_what_is_so_and_are_learnt_where_they_say(lessons):
                 assert len(rows) == 10 and all(sorted(map(int, row)) == sorted(nums) for row in rows)
                 assert words == {left for _, _, left in rows}
             elif sort == "verdicts" and len(messages) == 2:
-                assert learn == [False, miniature.VERDICTS] and words <= {"yes", *";.+-*/"}
+                assert learn == [False, corpus.VERDICTS] and words <= {"yes", *";.+-*/"}
                 for value, target, yes in re.findall(r"[-+*/] (\d+) (\d+)( yes)?", messages[1]["content"]):
                     assert (value == target) == bool(yes)
 
@@ -61,7 +62,7 @@ def test_lessons_state_what_is_so_and_are_learnt_where_they_say(lessons):
 def test_drills_never_chain_two_steps():
     rng = random.Random(2)
     for _ in range(2000):
-        text = miniature.drill(rng).removeprefix("Sums : ").removesuffix(" .")
+        text = corpus.drill(rng).removeprefix("Sums : ").removesuffix(" .")
         facts = [re.split(r" = | : ", fact) for fact in text.split(" ; ")]
         for (_, made), (following, _) in itertools.pairwise(facts):
             results, operands = set(re.findall(r"\d+", made)), set(re.findall(r"\d+", following))
@@ -70,26 +71,26 @@ def test_drills_never_chain_two_steps():
 
 def test_arithmetic_in_documents_is_right(documents):
     rng = random.Random(3)
-    for text in [miniature.drill(rng) for _ in range(300)]:
+    for text in [corpus.drill(rng) for _ in range(300)]:
         for a, op, b, c in re.findall(r"(\d+) ([-+*/]) (\d+) = (\d+)", text):
             assert {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b), "/": int(a) / int(b)}[op] == int(c)
         for c, d, rest in re.findall(r"(\d+) and (\d+) :((?: [-+*/] \d+)+)", text):
             stated = [(op, int(value)) for op, value in re.findall(r"([-+*/]) (\d+)", rest)]
-            assert stated == miniature.second_steps(int(c), int(d))
+            assert stated == corpus.second_steps(int(c), int(d))
 
 
 def test_every_reflection_kind_is_there_and_is_what_its_name_says(documents, problems):
     counts = collections.Counter(kind for kind, _, _ in documents)
-    for kind, share in miniature.KINDS.items():
-        expected = share * miniature.MIXTURE["own"] * len(documents)
+    for kind, share in corpus.KINDS.items():
+        expected = share * corpus.MIXTURE["own"] * len(documents)
         assert abs(counts[f"own_{kind}"] - expected) < 5 * expected**0.5
     rng = random.Random(4)
-    for kind in miniature.KINDS:
+    for kind in corpus.KINDS:
         for _ in range(60):
             row = rng.choice(problems)
-            rows = miniature.steps(row["nums"])
-            text, found = miniature.reflection(kind, row, rows, miniature.wrong(rows, row["target"], rng)[1], rng)
-            content = reflections.classify(text, row)
+            rows = corpus.steps(row["nums"])
+            text, found = corpus.reflection(kind, row, rows, corpus.wrong(rows, row["target"], rng)[1], rng)
+            content = countdown_kinds.classify(text, row)
             if content.expressions > 1 or kind != "search":
                 assert content.kind == kind, text
             assert content.hits == (found is not None)
@@ -100,7 +101,7 @@ def test_searches_may_end_without_a_hit_and_then_claim_none(problems):
     rng, endings = random.Random(5), collections.Counter()
     for _ in range(1500):
         row = rng.choice(problems)
-        text, found = miniature.reflection("search", row, miniature.steps(row["nums"]), 0, rng)
+        text, found = corpus.reflection("search", row, corpus.steps(row["nums"]), 0, rng)
         assert ("yes" in text) == (found is not None)
         endings[found is not None] += 1
     assert endings[False] > 150
@@ -116,9 +117,9 @@ def test_answers_are_right_as_often_as_stated(documents):
         numbers, target = re.search(r"numbers ([\d, ]+), write one equation that equals (\d+)", text).groups()
         return {"nums": [int(n) for n in numbers.split(", ")], "target": int(target)}
 
-    assert abs(share("answer") - miniature.RIGHT["answer"]) < 0.05
-    assert abs(share("own_empty") - miniature.RIGHT["retry"]) < 0.06
-    assert abs(share("blind") - miniature.RIGHT["retry"]) < 0.1  # an empty reflection is as good as none, no worse
+    assert abs(share("answer") - corpus.RIGHT["answer"]) < 0.05
+    assert abs(share("own_empty") - corpus.RIGHT["retry"]) < 0.06
+    assert abs(share("blind") - corpus.RIGHT["retry"]) < 0.1  # an empty reflection is as good as none, no worse
 
 
 def test_only_the_assistants_words_are_learnt_and_failed_attempts_are_not(documents):
@@ -130,9 +131,9 @@ def test_only_the_assistants_words_are_learnt_and_failed_attempts_are_not(docume
 
 
 def test_documents_are_the_chat_template_without_unknown_words(documents):
-    from rrr_utils.pretraining import encode
+    from rrr_utils.miniature.pretraining import encode
 
-    tokenizer = miniature.build_tokenizer()
+    tokenizer = build_tokenizer()
     some = documents[:400]
     for (_, messages, _), (ids, learnt) in zip(some, encode(tokenizer, [d[1:] for d in some]), strict=True):
         assert list(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)) == ids
@@ -141,8 +142,8 @@ def test_documents_are_the_chat_template_without_unknown_words(documents):
 
 
 def test_pretraining_resumes_where_it_was(tmp_path, monkeypatch):
-    from rrr_utils import pretraining
-    from rrr_utils.pretraining import pretrain
+    from rrr_utils.miniature import pretraining
+    from rrr_utils.miniature.pretraining import pretrain
 
     monkeypatch.setattr(pretraining, "CHUNK", 64)
     size = {"tokens": 600, "hidden": 32, "layers": 1, "log_every": 1}

@@ -8,7 +8,7 @@ import nbformat
 import pytest
 from small import SMALL
 
-from rrr_utils import launch, results, settings
+from rrr_utils import launch, runs, settings
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -34,7 +34,7 @@ def test_notebooks_run_by_papermill_and_the_next_one_makes_what_it_misses(tmp_pa
     assert launch.main(["evaluate", *words]) == 0  # makes failures, training and the untrained model's evaluation in place
     run = settings.load("tiny", {**SMALL, "results_dir": str(tmp_path)})
     for stage in ("failures", "train", "evaluate"):
-        assert results.done(run, stage) and (results.stage_dir(run, stage) / "run.ipynb").is_file()
+        assert runs.done(run, stage) and (runs.stage_dir(run, stage) / "run.ipynb").is_file()
     assert launch.main(["tables", *words]) == 0
     assert (tmp_path / "tiny/tables/cells.csv").is_file()
 

@@ -9,8 +9,10 @@ import helpers_models
 import pandas as pd
 import pytest
 
-from rrr_utils import cells, failures, launch, publish, reflections, results, settings, tasks
-from rrr_utils.results import ROOT
+from rrr_utils import failures, files, launch, runs, settings, tasks
+from rrr_utils.report import cells, publish
+from rrr_utils.settings import ROOT
+from rrr_utils.tasks import countdown_kinds
 
 TASK = ROOT / "tests" / "data" / "sorting_task.py"
 SOURCE = "procedural:letters=abc"
@@ -83,13 +85,13 @@ def test_all_four_stages_by_their_functions(tmp_path, model, capsys):
     }
     assert done["failures"]["identity"]["task"] == "sorting_task" and 30 < done["failures"]["summary"]["failures"] <= 40
     assert done["failures"]["summary"]["errors"].keys() <= set(tasks.get(str(TASK)).ERRORS)
-    logged = results.read_jsonl(home / "seed0" / "train" / "reflections.jsonl")
+    logged = files.read_jsonl(home / "seed0" / "train" / "reflections.jsonl")
     assert len(logged) == 3 * 8 * 4 and {line["reward"] for line in logged} == {0.0, 1.0}
     frame = pd.read_csv(home.parents[1] / "tables" / "cells.csv")
     assert set(frame["task"]) == {"sorting_task"} and len(frame) == 3 * 2 * 4 and (frame["n"] == 10).all()
     assert "sorting_task, letters" in (home.parents[1] / "tables" / "report.md").read_text()
     again = cells.rescore(home / "seed0" / "evaluate", task=str(TASK))
-    assert again["correct"].tolist() == pd.read_csv(home / "seed0" / "evaluate" / "cells.csv")["correct"].tolist()
+    assert again["correct"].tolist() == cells.of_evaluation(one)["correct"].tolist()
     marks = "".join(f"<!-- generated:{name} -->\n<!-- /generated:{name} -->\n" for name in ("table", "kinds", "examples"))
     (tmp_path / "README.md").write_text(marks)
     published = publish.publish(one, tmp_path)
@@ -98,9 +100,9 @@ def test_all_four_stages_by_their_functions(tmp_path, model, capsys):
     # the same task from another place is the same task, and a raised VERSION is not
     moved = tmp_path / "sorting_task.py"
     moved.write_text(TASK.read_text())
-    assert results.done(given(tmp_path / "runs", model, task=str(moved)), "evaluate")
+    assert runs.done(given(tmp_path / "runs", model, task=str(moved)), "evaluate")
     moved.write_text(TASK.read_text().replace("VERSION = 1", "VERSION = 2"))
-    assert not results.done(given(tmp_path / "runs", model, task=str(moved)), "evaluate")
+    assert not runs.done(given(tmp_path / "runs", model, task=str(moved)), "evaluate")
 
 
 @pytest.mark.slow
@@ -108,13 +110,13 @@ def test_all_four_notebooks_by_the_launcher(tmp_path, model):
     one = given(tmp_path / "runs", model)
     said = helpers_models.launch_all(one)
     assert [line.split()[1] for line in said] == ["failures", "train", "evaluate", "evaluate", "tables"]
-    assert "sorting_task, letters" in (results.stage_dir(one, "tables") / "report.md").read_text()
+    assert "sorting_task, letters" in (runs.stage_dir(one, "tables") / "report.md").read_text()
 
 
 def test_kinds_of_reflection_are_told_whatever_a_row_calls_nums_and_target():
     for row in ({}, {"nums": 5, "target": [1]}, {"nums": "abc", "target": {"a": 1}}, {"nums": [[1], "2"], "target": "7"}):
-        assert reflections.classify("I put 3 + 4 = 7 , so 8 is wrong .", row).kind == "first_step"
-        assert reflections.classify("I should be more careful .", row).kind == "empty"
+        assert countdown_kinds.classify("I put 3 + 4 = 7 , so 8 is wrong .", row).kind == "first_step"
+        assert countdown_kinds.classify("I should be more careful .", row).kind == "empty"
 
 
 # ---------------------------------------------------------------- a file that is not whole

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from rrr_utils import paper
+from rrr_utils.report import paper
 from rrr_utils.tasks import DataError
 
 #: every cell of the paper that is known: task, model, cell, relation, %, certainty

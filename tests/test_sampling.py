@@ -7,9 +7,10 @@ import torch
 from small import small
 from transformers import AutoTokenizer
 
-from rrr_utils import conversation, miniature, policy
+from rrr_utils import conversation, policy
+from rrr_utils.errors import SettingsError
+from rrr_utils.miniature.tokenizer import build_tokenizer
 from rrr_utils.sampling import HFSampler
-from rrr_utils.settings import SettingsError
 from rrr_utils.tasks import countdown
 
 
@@ -82,7 +83,7 @@ def test_running_out_of_memory_halves_the_batch(loaded, asked, monkeypatch):
 
 
 def test_the_tokenizer_loads_back_as_it_was_built():
-    built, loaded = miniature.build_tokenizer(), AutoTokenizer.from_pretrained(policy.DATA / "embedded" / "countdown")
+    built, loaded = build_tokenizer(), AutoTokenizer.from_pretrained(policy.DATA / "embedded" / "countdown")
     assert built.get_vocab() == loaded.get_vocab()
     assert loaded.chat_template == built.chat_template and loaded.padding_side == "left"
     assert loaded.eos_token == "<|end|>" and loaded.pad_token != loaded.eos_token

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from rrr_utils import settings
-from rrr_utils.settings import STAGE_FIELDS, Settings, SettingsError, from_notebook, load
+from rrr_utils.errors import SettingsError
+from rrr_utils.settings import STAGE_FIELDS, Settings, from_notebook, load
 
 
 @pytest.mark.parametrize("profile", settings.profiles())

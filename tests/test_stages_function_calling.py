@@ -13,8 +13,10 @@ import helpers_models
 import pandas as pd
 import pytest
 
-from rrr_utils import cells, conversation, failures, results, settings, tasks
-from rrr_utils.results import ROOT
+from rrr_utils import conversation, failures, files, runs, settings, tasks
+from rrr_utils.errors import ResultsError
+from rrr_utils.report import cells
+from rrr_utils.settings import ROOT
 
 FILE = Path(os.environ.get("RRR_BFCL") or ROOT.parent / "shared" / "data" / "bfcl_as_apigen.jsonl")
 pytestmark = pytest.mark.skipif(not FILE.is_file(), reason=f"no {FILE}: set RRR_BFCL to the file")
@@ -49,16 +51,16 @@ def test_all_four_stages_by_their_functions(tmp_path, model, capsys):
     assert done["failures"]["summary"]["accuracy"] == 0 and done["failures"]["identity"]["source"] == FILE.name
     assert done["failures"]["identity"]["data"].startswith("sha256:")
     rows = {row["id"]: row for split in ("train", "dev", "test") for row in task.load(split, None, 0, str(FILE))}
-    for failure in results.read_jsonl(home / "vanilla" / "failures" / "failures.jsonl"):
+    for failure in files.read_jsonl(home / "vanilla" / "failures" / "failures.jsonl"):
         assert failure["row"] == rows[failure["id"]] and failure["error"] in task.ERRORS
         assert task.verify(failure["attempt"], failure["row"]).error == failure["error"]
 
     # every group is without spread, and training goes on
-    lines = results.read_jsonl(home / "seed0" / "train" / "training.jsonl")
+    lines = files.read_jsonl(home / "seed0" / "train" / "training.jsonl")
     assert [line["step"] for line in lines] == [1, 2, 3]
     assert all((line["reward"], line["reward_std"], line["zero_variance"], line["retry_correct"]) == (0, 0, 1, 0) for line in lines)
     assert all(line["loss"] == line["loss"] and line["reflection_tokens"] >= 1 for line in lines)
-    logged = results.read_jsonl(home / "seed0" / "train" / "reflections.jsonl")
+    logged = files.read_jsonl(home / "seed0" / "train" / "reflections.jsonl")
     assert len(logged) == 3 * 2 * 4 and all(line["row"] == rows[line["id"]] for line in logged)
     assert done["train"]["summary"]["dev_best"] == 0 and (home / "seed0" / "train" / "adapter" / "adapter_config.json").is_file()
 
@@ -76,7 +78,7 @@ def test_all_four_stages_by_their_functions(tmp_path, model, capsys):
             assert asked[0] == asked[-1] and task.verify(own["retry"], s["row"])._asdict() == own["verdict"]
             assert 1 <= s["attempt_tokens"] <= one.attempt_tokens and 1 <= own["reflection_tokens"] <= one.reflection_tokens
         again = cells.rescore(home / who / "evaluate")
-        assert again["correct"].tolist() == pd.read_csv(home / who / "evaluate" / "cells.csv")["correct"].tolist()
+        assert again["correct"].tolist() == cells.of_evaluation(one.model_copy(update={"seed": 0 if who == "seed0" else None}))["correct"].tolist()
 
     frame = pd.read_csv(home.parents[1] / "tables" / "cells.csv")
     assert len(frame) == 3 * 2 * 4 and (frame[["correct", "accuracy", "ci_low"]] == 0).all(axis=None)
@@ -92,7 +94,7 @@ def test_all_four_notebooks_by_the_launcher(tmp_path, model):
     one = given(tmp_path / "runs", model)
     said = helpers_models.launch_all(one)
     assert [line.split()[1] for line in said] == ["failures", "train", "evaluate", "evaluate", "tables"]
-    assert "function_calling, random" in (results.stage_dir(one, "tables") / "report.md").read_text()
+    assert "function_calling, random" in (runs.stage_dir(one, "tables") / "report.md").read_text()
 
 
 def test_a_model_that_never_ends_its_turn_is_told_so(tmp_path, model):
@@ -101,6 +103,6 @@ def test_a_model_that_never_ends_its_turn_is_told_so(tmp_path, model):
     helpers_models.save_model(folder, tokenizer, ends=0.0)
     one = given(tmp_path / "runs", folder)
     failures.sample(one)
-    with pytest.raises(results.ResultsError, match="cut off at attempt_tokens 6") as caught:
+    with pytest.raises(ResultsError, match="cut off at attempt_tokens 6") as caught:
         failures.finish(one)
     assert "\n" not in str(caught.value)

@@ -14,8 +14,10 @@ import pandas as pd
 import pytest
 import synthetic
 
-from rrr_utils import cells, publish, results, tables
-from rrr_utils.settings import load
+from rrr_utils import files, runs
+from rrr_utils.errors import ResultsError
+from rrr_utils.report import cells, publish, tables
+from rrr_utils.settings import ROOT, load
 
 MARKERS = "".join(f"# {name}\n<!-- generated:{name} -->\n<!-- /generated:{name} -->\n" for name in ("table", "kinds", "examples"))
 
@@ -36,7 +38,7 @@ def run_by_notebook(tmp_path_factory):
     """The tables of synthetic runs, made by notebook 04's own code where torch cannot be imported."""
     folder = tmp_path_factory.mktemp("tables")
     settings = made(folder)
-    command = [sys.executable, str(results.ROOT / "tests" / "torch_free.py"), settings.results_dir, settings.model]
+    command = [sys.executable, str(ROOT / "tests" / "torch_free.py"), settings.results_dir, settings.model]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-3000:]
     return settings, done.stdout
@@ -44,8 +46,8 @@ def run_by_notebook(tmp_path_factory):
 
 def test_notebook_04_and_rescoring_need_no_torch(run_by_notebook):
     settings, said = run_by_notebook
-    folder = results.stage_dir(settings, "tables")
-    assert results.done(settings, "tables")["summary"]["missing"] == ["seed 2: not run"]
+    folder = runs.stage_dir(settings, "tables")
+    assert runs.done(settings, "tables")["summary"]["missing"] == ["seed 2: not run"]
     assert "countdown, model: vanilla, seed0, seed1; 50 test problems" in said
     frame = pd.read_csv(folder / "cells.csv")
     assert list(frame.columns) == cells.CELLS and len(frame) == 5 * 2 * 4
@@ -64,7 +66,7 @@ def test_notebook_04_and_rescoring_need_no_torch(run_by_notebook):
 
 
 def test_the_notebook_as_committed_is_the_default_run_and_holds_no_outputs():
-    notebook = json.loads((results.ROOT / "notebooks" / "04_paper_tables.ipynb").read_text(encoding="utf-8"))
+    notebook = json.loads((ROOT / "notebooks" / "04_paper_tables.ipynb").read_text(encoding="utf-8"))
     first = next(cell for cell in notebook["cells"] if cell["cell_type"] == "code")
     defaults: dict = {}
     exec("".join(first["source"]), defaults)
@@ -78,12 +80,12 @@ def test_the_notebook_as_committed_is_the_default_run_and_holds_no_outputs():
 
 def test_the_tables_are_stale_once_a_result_changes(run_by_notebook, tmp_path):
     settings, _ = run_by_notebook
-    path = results.stage_dir(settings.model_copy(update={"seed": 1}), "evaluate") / "result.json"
+    path = runs.stage_dir(settings.model_copy(update={"seed": 1}), "evaluate") / "result.json"
     kept = path.read_text()
     path.write_text(kept.replace(json.loads(kept)["identity_hash"], "00000000"))
     try:
-        assert results.done(settings, "tables") is None
-        with pytest.raises(results.ResultsError, match="not there or not of the present results"):
+        assert runs.done(settings, "tables") is None
+        with pytest.raises(ResultsError, match="not there or not of the present results"):
             publish.publish(settings, tmp_path)
     finally:
         path.write_text(kept)
@@ -104,8 +106,8 @@ def test_publishing_copies_what_is_committed_and_fills_in_readme(run_by_notebook
     assert {name for name in there if not name.startswith("figures/")} == wanted
     assert {f"figures/training-countdown-model{suffix}" for suffix in (".png", ".svg", ".csv")} <= there
     packed = folder / "countdown/model/seed0/evaluate/samples.jsonl.gz"
-    assert gzip.decompress(packed.read_bytes()) == (results.stage_dir(settings, "evaluate") / "samples.jsonl").read_bytes()
-    assert not any(str(results.ROOT) in p.read_text() for p in folder.rglob("*.json"))
+    assert gzip.decompress(packed.read_bytes()) == (runs.stage_dir(settings, "evaluate") / "samples.jsonl").read_bytes()
+    assert not any(str(ROOT) in p.read_text() for p in folder.rglob("*.json"))
     text = (tmp_path / "README.md").read_text()
     assert text.startswith("before\n") and text.endswith("after\n")
     assert "results/tiny/figures/training-countdown-model.png" in text and "| reflector | mean |" in text
@@ -135,17 +137,17 @@ def test_examples_are_those_that_the_rule_picks(run_by_notebook):
 def test_results_of_different_settings_share_no_table(tmp_path):
     settings = made(tmp_path, (), 20)
     synthetic.write_runs(settings.model_copy(update={"model": settings.model, "temperature": 0.5}), (0,), 20)
-    vanilla = results.stage_dir(settings.model_copy(update={"seed": None}), "evaluate")
+    vanilla = runs.stage_dir(settings.model_copy(update={"seed": None}), "evaluate")
     other = vanilla.with_name("aside")
     vanilla.rename(other)
     synthetic.write_runs(settings, (), 20)
-    with pytest.raises(results.ResultsError, match="'temperature' is") as refused:
+    with pytest.raises(ResultsError, match="'temperature' is") as refused:
         tables.gather("tiny", settings.results_dir)
     assert "\n" not in str(refused.value)
 
 
 def test_nothing_run_says_what_to_run(tmp_path):
-    with pytest.raises(results.ResultsError, match="make reproduce PROFILE=tiny"):
+    with pytest.raises(ResultsError, match="make reproduce PROFILE=tiny"):
         tables.gather("tiny", str(tmp_path))
 
 
@@ -156,14 +158,14 @@ def test_the_ceiling_is_the_best_kinds_rescue_rate_at_the_gate(tmp_path, monkeyp
     assert table["way to ceiling"].tolist()[0] == "" and table["way to ceiling"].tolist()[1].endswith("%")
     monkeypatch.setattr(tables, "DATA", tmp_path)
     gates = {"greedy": {"best_kind": "search", "rescued": {"empty": 0.1, "search": 0.7}}}
-    results.write_json(tmp_path / "embedded/countdown/gate.json", gates)
+    files.write_json(tmp_path / "embedded/countdown/gate.json", gates)
     assert tables._ceiling("countdown", "embedded") == {"greedy": 0.7}
     assert tables._ceiling("countdown", "other/model") == {} == tables._ceiling("chess", "embedded")
 
 
 @pytest.mark.parametrize("text", ["", "<!-- generated:table -->", MARKERS + MARKERS])
 def test_a_readme_without_markers_is_refused(text):
-    with pytest.raises(results.ResultsError, match="README.md must hold one"):
+    with pytest.raises(ResultsError, match="README.md must hold one"):
         publish.fill(text, {"table": "x"})
 
 

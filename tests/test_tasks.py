@@ -133,7 +133,7 @@ def test_fingerprints(tmp_path, monkeypatch):
         tasks.fingerprint(countdown, "other.jsonl")
     monkeypatch.setenv("RRR_CACHE", str(tmp_path))
     assert tasks.fingerprint(SimpleNamespace(DEFAULT_SOURCE="a/b"), None) == "hub:a/b"
-    monkeypatch.setattr("rrr_utils.sources.recorded", {"a/b": "0123"}.get)
+    monkeypatch.setattr("rrr_utils.tasks.sources.recorded", {"a/b": "0123"}.get)
     assert tasks.fingerprint(countdown, "a/b") == "hub:a/b@0123"
 
 

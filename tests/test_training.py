@@ -11,7 +11,9 @@ from bitsandbytes.nn import Linear4bit
 from small import small
 from transformers import TrainerCallback
 
-from rrr_utils import conversation, failures, miniature, policy, results, training
+from rrr_utils import conversation, failures, files, policy, runs, training
+from rrr_utils.errors import ResultsError
+from rrr_utils.miniature import corpus
 from rrr_utils.sampling import Completion, HFSampler
 from rrr_utils.tasks import countdown
 
@@ -28,7 +30,7 @@ def home(tmp_path_factory):
 
 def trainer_of(home, folder, **overrides):
     settings = small(home, **overrides)
-    kept = results.read_jsonl(results.stage_dir(settings, "failures") / "failures.jsonl")
+    kept = files.read_jsonl(runs.stage_dir(settings, "failures") / "failures.jsonl")
     folder.mkdir(parents=True, exist_ok=True)
     trainer, reward = training.build_trainer(settings, kept, folder)
     return settings, kept, trainer, reward
@@ -58,7 +60,7 @@ def perturb(model):
 def test_the_loss_mask_is_the_reflections(home, tmp_path):
     _, _, trainer, _ = trainer_of(home, tmp_path)
     batch = batch_of(trainer)
-    logged = [line["reflection"] for line in results.read_jsonl(tmp_path / "reflections.jsonl")]
+    logged = [line["reflection"] for line in files.read_jsonl(tmp_path / "reflections.jsonl")]
     tokenizer = trainer.processing_class
     masked = [
         tokenizer.decode(ids[mask.bool()], skip_special_tokens=True)
@@ -75,8 +77,8 @@ def retries_that(reward, right):
     def retry(rows, attempts, reflections, step, wording="{}"):
         made = []
         for k, row in enumerate(rows):
-            steps, rng = miniature.steps(row["nums"]), random.Random(k)
-            text = miniature.right(steps, row["target"], rng) if right(k) else miniature.wrong(steps, row["target"], rng)[0]
+            steps, rng = corpus.steps(row["nums"]), random.Random(k)
+            text = corpus.right(steps, row["target"], rng) if right(k) else corpus.wrong(steps, row["target"], rng)[0]
             made.append([Completion(reward.wording.format(text), False, 9)])
         return made
 
@@ -155,7 +157,7 @@ def test_retries_in_the_reward_equal_an_eval_mode_reference(home, tmp_path, who)
 def lines_of(directory):
     """Logs without what differs between equal runs."""
     return [
-        [{k: v for k, v in line.items() if k != "seconds"} for line in results.read_jsonl(directory / f"{name}.jsonl")]
+        [{k: v for k, v in line.items() if k != "seconds"} for line in files.read_jsonl(directory / f"{name}.jsonl")]
         for name in ("training", "dev", "reflections")
     ]
 
@@ -172,28 +174,28 @@ class InterruptAt(TrainerCallback):
 def test_an_interrupt_saves_and_the_same_call_goes_on_to_the_same_result(home, tmp_path, monkeypatch):
     whole = small(home, seed=1)
     training.train(whole)
-    expected = lines_of(results.stage_dir(whole, "train"))
-    adapter = (results.stage_dir(whole, "train") / "adapter/adapter_model.safetensors").read_bytes()
+    expected = lines_of(runs.stage_dir(whole, "train"))
+    adapter = (runs.stage_dir(whole, "train") / "adapter/adapter_model.safetensors").read_bytes()
 
-    moved = results.stage_dir(whole, "train")
+    moved = runs.stage_dir(whole, "train")
     moved.rename(tmp_path / "whole")
     added = training.GRPOTrainer.add_callback
 
     def add(trainer, callback):
         added(trainer, callback)
-        if isinstance(callback, training.Record) and not results.stage_dir(whole, "train").joinpath("training.jsonl").exists():
+        if isinstance(callback, training.Record) and not runs.stage_dir(whole, "train").joinpath("training.jsonl").exists():
             added(trainer, InterruptAt(callback, 2))  # stops after step 3, between two checkpoints
 
     monkeypatch.setattr(training.GRPOTrainer, "add_callback", add)
     with pytest.raises(KeyboardInterrupt, match="step 3"):
         training.train(whole)
-    with pytest.raises(results.ResultsError, match="3 of 4"):
+    with pytest.raises(ResultsError, match="3 of 4"):
         training.finish(whole)
     training.train(whole)
     result = training.finish(whole)
     assert lines_of(moved) == expected
     assert (moved / "adapter/adapter_model.safetensors").read_bytes() == adapter
-    assert result["summary"]["steps"] == 4 and results.done(whole, "train")
+    assert result["summary"]["steps"] == 4 and runs.done(whole, "train")
 
 
 def test_full_weights_train_too(home, tmp_path):
@@ -212,14 +214,14 @@ def test_full_weights_train_too(home, tmp_path):
     failures.finish(settings)
     training.train(settings)
     training.finish(settings)
-    loaded = policy.load_policy(settings, results.stage_dir(settings, "train") / "adapter")
+    loaded = policy.load_policy(settings, runs.stage_dir(settings, "train") / "adapter")
     assert not four_bit(loaded.model)
 
 
 def test_reward_is_the_mean_over_retries_and_the_verdict_that_counts(home, tmp_path):
     settings, kept, trainer, reward = trainer_of(home, tmp_path, retries_per_reflection=2)
     row = kept[0]["row"]
-    good = miniature.right(miniature.steps(row["nums"]), row["target"], random.Random(0))
+    good = corpus.right(corpus.steps(row["nums"]), row["target"], random.Random(0))
     bare = good.removeprefix("<answer> ").removesuffix(" </answer>")
     reward.retry = lambda *a: [[Completion(good, False, 9), Completion("no idea", False, 2)], [Completion(bare, False, 9)] * 2]
     columns = {"id": ["a", "b"], "row": [json.dumps(row)] * 2, "attempt": ["x", "y"]}
@@ -231,7 +233,7 @@ def test_reward_is_the_mean_over_retries_and_the_verdict_that_counts(home, tmp_p
 
 
 def test_a_missing_upstream_is_named(tmp_path):
-    with pytest.raises(results.ResultsError, match="01_collect_failures"):
+    with pytest.raises(ResultsError, match="01_collect_failures"):
         training.train(small(tmp_path))
 
 

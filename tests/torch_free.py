@@ -25,7 +25,7 @@ class Blocked:
 
 
 def main(results_dir: str, model: str) -> None:
-    """Notebook 04 from its parameters on, then `evaluation --rescore` of the first evaluation."""
+    """Notebook 04 from its parameters on, then `report --rescore` of the first evaluation."""
     sys.meta_path.insert(0, Blocked)
     sys.path.insert(0, str(ROOT))
     notebook = json.loads((ROOT / "notebooks" / "04_paper_tables.ipynb").read_text(encoding="utf-8"))
@@ -35,10 +35,10 @@ def main(results_dir: str, model: str) -> None:
         exec(compile(TransformerManager().transform_cell(source), f"<code cell {number}>", "exec"), variables)
         if number == 0:
             variables |= {"results_dir": results_dir, "model": model}
-    from rrr_utils import evaluation
+    from rrr_utils.report.__main__ import main as report
 
-    sys.argv = ["evaluation", "--rescore", str(sorted(Path(results_dir).glob("tiny/*/*/*/evaluate"))[0])]
-    assert evaluation.main() == 0
+    sys.argv = ["report", "--rescore", str(sorted(Path(results_dir).glob("tiny/*/*/*/evaluate"))[0])]
+    assert report() == 0
     loaded = [name for name in BLOCKED if name in sys.modules]
     assert not loaded, loaded
 

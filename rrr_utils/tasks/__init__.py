@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from rrr_utils.settings import PlainError
+from rrr_utils.errors import DataError, nearest
 
 #: what a task must have, and of which type; for a function, its leading parameters
 NAMES: dict[str, type] = {"VERSION": int, "REFLECT": str, "ERRORS": tuple}
@@ -35,8 +35,10 @@ class Verdict(NamedTuple):
     lenient: bool  # right in substance, whatever the form; always True where `correct` is
 
 
-class DataError(PlainError, ValueError):
-    """Data that cannot be used: one line that says what, where and what to do."""
+def is_right(verdict: Verdict | dict, which: str = "strict") -> bool:
+    """Whether a verdict, given or stored, counts as right: the strict one, or the lenient one."""
+    stored = verdict if isinstance(verdict, dict) else verdict._asdict()
+    return bool(stored["lenient" if which == "lenient" else "correct"])
 
 
 def get(name: str) -> ModuleType:
@@ -131,7 +133,7 @@ def fingerprint(task: ModuleType, source: str | None) -> str:
         return source
     if (path := Path(source)).is_file():
         return f"sha256:{_sha256(path)}"
-    from rrr_utils import rowfiles, sources
+    from rrr_utils.tasks import rowfiles, sources
 
     if path.suffix in rowfiles.SUFFIXES:
         raise DataError(f"no file {source} (looked in {path.parent.absolute()})")
@@ -147,8 +149,6 @@ def _from_module(name: str) -> ModuleType:
         # a module that the task itself imports may be missing too: that is another complaint
         if error.name and not (dotted == error.name or dotted.startswith(f"{error.name}.")):
             raise DataError(f"task '{name}' cannot be imported: {error}") from None
-        from rrr_utils.settings import nearest
-
         hint = nearest(name, [path.stem for path in Path(__file__).parent.glob("[a-z]*.py")])
         raise DataError(f"unknown task '{name}'{hint}; a dotted module or a path to a .py file will do as well") from None
     except Exception as error:  # the module is someone's program, as a file is

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from fractions import Fraction
 from itertools import combinations
 
-from rrr_utils.tasks import DataError, Verdict
+from rrr_utils.errors import DataError
+from rrr_utils.tasks import Verdict
 
 VERSION = 1
 #: in the order of the checks: no tags; what is between them is no arithmetic; other numbers than the given; another value
@@ -56,7 +57,7 @@ def load(split: str, n: int | None, seed: int, source: str | None = None, max_ba
     """`n` problems of a split (all of them for None), in an order that the seed decides.
 
     The source is `procedural:numbers=3,low=1,high=15,target_low=1,target_high=60` (what is not named is as here;
-    `numbers` may be 3, 4 or 3-4), the real set's hub id, or a file like it (`_countdown_set.py`),
+    `numbers` may be 3, 4 or 3-4), the real set's hub id, or a file like it (`countdown_set.py`),
     where up to `max_bad_rows` of the rows may be unreadable and are skipped.
 
     >>> load("train", 1, 0)
@@ -67,9 +68,9 @@ def load(split: str, n: int | None, seed: int, source: str | None = None, max_ba
         raise DataError(f"unknown split '{split}': there are {', '.join(SPLITS)}")
     if source.startswith("procedural:"):
         return draw(split, n, seed, parse(source), source)
-    from rrr_utils.tasks import _countdown_set  # needs datasets
+    from rrr_utils.tasks import countdown_set  # needs datasets
 
-    return _countdown_set.load(split, n, seed, source, max_bad_rows)
+    return countdown_set.load(split, n, seed, source, max_bad_rows)
 
 
 def parse(source: str) -> dict[str, tuple[int, int]]:
@@ -304,3 +305,15 @@ def value_of(steps: list[str]) -> Fraction | None:
         else:
             stack.append(Fraction(int(step)))
     return stack[0]
+
+
+# --- what a reflection does ------------------------------------------------------------------------------------------
+
+KINDS = ("empty", "value", "usage", "first_step", "search")
+
+
+def kind(reflection: str, row: dict) -> str:
+    """One of KINDS, told from what the reflection computes (`countdown_kinds.py`)."""
+    from rrr_utils.tasks import countdown_kinds
+
+    return countdown_kinds.classify(reflection, row).kind

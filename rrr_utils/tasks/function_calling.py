@@ -19,8 +19,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from rrr_utils import calls, sources, strictjson
-from rrr_utils.tasks import DataError, Verdict
+from rrr_utils.errors import DataError
+from rrr_utils.tasks import Verdict, calls, sources, strictjson
 
 VERSION = 1
 #: in the order of the checks
@@ -194,6 +194,6 @@ def _parsed(raw: dict[str, Any], column: str) -> Any:
 
 
 if __name__ == "__main__":
-    from rrr_utils.check_calls import main
+    from rrr_utils.tasks.check_calls import main
 
     raise SystemExit(main())

@@ -24,8 +24,10 @@ import bench_rates
 import bench_verifiers
 from step_clock import PHASES, measure
 
-from rrr_utils import conversation, miniature, provenance, results, settings, tasks, training
-from rrr_utils.settings import Settings
+from rrr_utils import conversation, files, provenance, settings, tasks, training
+from rrr_utils.errors import ResultsError
+from rrr_utils.miniature import corpus
+from rrr_utils.settings import ROOT, Settings
 
 #: the most that a step with one retry a reflection may cost, as a multiple of a step without retries
 MOST = 1.6
@@ -101,8 +103,8 @@ def made_failures(number: int) -> list[dict]:
     """Countdown problems and an attempt at each that misses the target."""
     rng, lines = random.Random(0), []
     for row in tasks.get("countdown").load("train", 2 * number, 0):
-        if miniature.solvable(row):
-            lines.append({"id": row["id"], "row": row, "attempt": miniature.wrong(miniature.steps(row["nums"]), row["target"], rng)[0]})
+        if corpus.solvable(row):
+            lines.append({"id": row["id"], "row": row, "attempt": corpus.wrong(corpus.steps(row["nums"]), row["target"], rng)[0]})
     return lines[:number]
 
 
@@ -139,10 +141,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--gpu-rates", action="store_true", help="instead: a random-weight Qwen2-1.5B in NF4, into results/rates.csv")
     given = parser.parse_args(arguments)
     if given.gpu_rates:
-        return bench_rates.write(results.ROOT / "results" / "rates.csv", given.steps)
+        return bench_rates.write(ROOT / "results" / "rates.csv", given.steps)
     try:
         rows = tiny(given.steps)
-    except (settings.SettingsError, results.ResultsError) as error:
+    except (settings.SettingsError, ResultsError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     s = settings.load("tiny")
@@ -154,7 +156,7 @@ def main(arguments: list[str] | None = None) -> int:
     verdict = "within" if ratio <= MOST else "ABOVE"
     print(f"\nours costs {ratio:.2f} times the step without retries: {verdict} the {MOST} that it may cost\n")
     if given.out:
-        results.write_json(given.out, {"rows": rows, "ratio": ratio, "provenance": provenance.provenance(time.time())})
+        files.write_json(given.out, {"rows": rows, "ratio": ratio, "provenance": provenance.provenance(time.time())})
     bench_verifiers.main()
     return 0
 

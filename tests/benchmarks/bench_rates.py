@@ -20,7 +20,7 @@ import torch
 from step_clock import measure
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-from rrr_utils import conversation, provenance, results, settings, tasks, training
+from rrr_utils import conversation, files, provenance, settings, tasks, training
 from rrr_utils.settings import Settings
 
 QWEN2_15B = {
@@ -97,6 +97,6 @@ def write(path: Path, steps: int) -> int:
     writer.writeheader()
     writer.writerows(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    results.write_text(path, text.getvalue())
+    files.write_text(path, text.getvalue())
     print(f"{text.getvalue()}\nwritten to {path}")
     return 0

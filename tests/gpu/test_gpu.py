@@ -7,7 +7,8 @@ import random
 import pytest
 import torch
 
-from rrr_utils import conversation, miniature, policy, results, settings, tasks, training
+from rrr_utils import conversation, files, policy, settings, tasks, training
+from rrr_utils.miniature import corpus
 from rrr_utils.sampling import HFSampler
 
 pytestmark = pytest.mark.gpu
@@ -21,8 +22,8 @@ def given(tmp_path):
 
 
 def made_failures(number: int) -> list[dict]:
-    rng, rows = random.Random(0), [row for row in tasks.get("countdown").load("train", 4 * number, 0) if miniature.solvable(row)]
-    attempts = [miniature.wrong(miniature.steps(row["nums"]), row["target"], rng)[0] for row in rows]
+    rng, rows = random.Random(0), [row for row in tasks.get("countdown").load("train", 4 * number, 0) if corpus.solvable(row)]
+    attempts = [corpus.wrong(corpus.steps(row["nums"]), row["target"], rng)[0] for row in rows]
     return [{"id": row["id"], "row": row, "attempt": text} for row, text in zip(rows, attempts, strict=True)][:number]
 
 
@@ -50,7 +51,7 @@ def test_one_step_trains_the_adapter_and_leaves_the_base_alone(given, tmp_path):
     assert line["grad_norm"] > 0 and line["loss"] == line["loss"] and 0.2 < line["reward"] < 0.8
     for name, p in trainer.model.named_parameters():  # the A matrices have no gradient while the B matrices are still 0
         assert torch.equal(p, before[name]) == ("lora_B" not in name), name
-    logged = results.read_jsonl(tmp_path / "reflections.jsonl")
+    logged = files.read_jsonl(tmp_path / "reflections.jsonl")
     assert len(logged) == given.failures_per_step * given.reflections_per_failure
 
 

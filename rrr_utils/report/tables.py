@@ -13,8 +13,11 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from rrr_utils import cells, paper, reflections, results, tasks
-from rrr_utils.settings import DATA, Settings
+from rrr_utils import files, runs, tasks
+from rrr_utils.errors import ResultsError
+from rrr_utils.report import cells, paper
+from rrr_utils.report.kinds import over_steps
+from rrr_utils.settings import DATA, ROOT, Settings
 
 #: training seeds of the published table; the first alone is the default run
 SEEDS = (0, 1, 2)
@@ -52,9 +55,9 @@ class Run(NamedTuple):
 def gather(profile: str, results_dir: str = "results/runs") -> list[Run]:
     """Every finished evaluation of a profile, a task and model a `Run`; refused where they do not belong into one table."""
     found: dict[tuple[str, str], list[tuple[Path, dict]]] = {}
-    for folder, result in results.evaluations(profile, results_dir):
+    for folder, result in runs.evaluations(profile, results_dir):
         found.setdefault((result["identity"]["task"], result["identity"]["model"]), []).append((folder, result))
-    runs = []
+    gathered = []
     for (task, model), parts in found.items():
         parts.sort(key=lambda part: -1 if (seed := part[1]["identity"]["seed"]) is None else seed)
         samples, counted, folders = [], [], [folder for folder, _ in parts]
@@ -64,20 +67,20 @@ def gather(profile: str, results_dir: str = "results/runs") -> list[Run]:
             samples += own
             counted.append(cells.cells(own, task, model, result["identity_hash"], verdict))
         frame = cells.outcomes(samples, verdict)
-        runs.append(Run(task, model, folders, samples, frame, pd.concat(counted, ignore_index=True), verdict, _ceiling(task, model)))
-    if not runs:
-        raise results.ResultsError(
-            f"no finished evaluation of profile '{profile}' in {results.ROOT / results_dir / profile}: "
+        gathered.append(Run(task, model, folders, samples, frame, pd.concat(counted, ignore_index=True), verdict, _ceiling(task, model)))
+    if not gathered:
+        raise ResultsError(
+            f"no finished evaluation of profile '{profile}' in {ROOT / results_dir / profile}: "
             f"make reproduce PROFILE={profile} makes them, or notebooks 01, 02 and 03 one by one"
         )
-    return runs
+    return gathered
 
 
 def _ceiling(task: str, model: str) -> dict[str, float]:
     """By decoding, the share of failures that the best kind of reflection rescues: the embedded model's gate, measured on dev
     before any training. Empty for other models, whose kinds of reflection nobody can force.
     """
-    gates = (results.read_json(DATA / "embedded" / task / "gate.json") or {}) if model == "embedded" else {}
+    gates = (files.read_json(DATA / "embedded" / task / "gate.json") or {}) if model == "embedded" else {}
     return {decoding: gate["rescued"][gate["best_kind"]] for decoding, gate in gates.items()}
 
 
@@ -92,11 +95,11 @@ def missing(settings: Settings, seeds: tuple[int, ...] = SEEDS) -> list[str]:
         one = settings.model_copy(update={"seed": seed})
         who = "untrained" if seed is None else f"seed {seed}"
         try:
-            if results.done(one, "evaluate"):
+            if runs.done(one, "evaluate"):
                 continue
-        except (results.ResultsError, tasks.DataError) as error:  # no such model or data here
+        except (ResultsError, tasks.DataError) as error:  # no such model or data here
             return [f"{settings.task}, {settings.model}: {error}"]
-        there = (results.stage_dir(one, "evaluate") / "result.json").is_file()
+        there = (runs.stage_dir(one, "evaluate") / "result.json").is_file()
         lines.append(f"{who}: {'there, but of other settings or damaged' if there else 'not run'}")
     return lines
 
@@ -172,12 +175,12 @@ def signs(compared: pd.DataFrame) -> str:
     return said + ("." if other.empty else f"; not in {', '.join(f'{a} against {b}' for a, b in other.index)}.")
 
 
-def kinds_table(content: pd.DataFrame, decoding: str = "greedy") -> pd.DataFrame:
+def kinds_table(kinds: tuple[str, ...], content: pd.DataFrame, decoding: str = "greedy") -> pd.DataFrame:
     """Kinds of reflection before and after training: how often each was written, and how often its retry was right."""
     rows = []
     for policy in cells.POLICIES:
         here = content[(content["policy"] == policy) & (content["decoding"] == decoding)]
-        for kind in reflections.KINDS if len(here) else ():
+        for kind in kinds if len(here) else ():
             of_kind = here[here["kind"] == kind]
             share = f"{100 * of_kind['rescued'].mean():.1f}" if len(of_kind) else "-"
             rows.append({"policy": policy, "kind": kind, "reflections": len(of_kind), "share, %": f"{100 * len(of_kind) / len(here):.1f}",
@@ -192,8 +195,8 @@ def training_logs(run: Run) -> tuple[dict[int, list[dict]], dict[int, pd.DataFra
         trained = folder.parent / "train"
         if (trained / "training.jsonl").is_file() and (trained / "reflections.jsonl").is_file():
             seed = int(folder.parent.name.removeprefix("seed"))
-            logs[seed] = results.read_jsonl(trained / "training.jsonl")
-            kinds[seed] = reflections.over_steps(results.read_jsonl(trained / "reflections.jsonl"))
+            logs[seed] = files.read_jsonl(trained / "training.jsonl")
+            kinds[seed] = over_steps(run.task, files.read_jsonl(trained / "reflections.jsonl"))
     return logs, kinds
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from rrr_utils.settings import DATA, nearest
-from rrr_utils.tasks import DataError
+from rrr_utils.errors import DataError, nearest
+from rrr_utils.settings import DATA
 
 PATH = DATA / "paper.csv"
 COLUMNS = ["table", "task", "model", "cell", "relation", "value", "certainty", "source"]

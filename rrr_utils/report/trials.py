@@ -15,8 +15,10 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from rrr_utils import paper, publish, results, tasks
-from rrr_utils.settings import DATA, Settings, SettingsError
+from rrr_utils import files, runs, tasks
+from rrr_utils.errors import ResultsError, SettingsError
+from rrr_utils.report import paper, publish
+from rrr_utils.settings import DATA, ROOT, Settings
 from rrr_utils.settings import load as load_settings
 
 #: what is kept of a trial
@@ -42,33 +44,33 @@ def changed(name: str, tried: dict[str, Any]) -> dict[str, Any]:
     return {**tried, "results_dir": f"results/runs/trials/{name}"}
 
 
-def record(profile: str, root: Path = results.ROOT) -> pd.DataFrame:
+def record(profile: str, root: Path = ROOT) -> pd.DataFrame:
     """Copy what is kept of each finished trial into results/<profile>/ and fill in RECIPE.md; returns the table."""
     rows, listed, target = [], load(profile), root / "results" / Path(profile).stem
     for name, tried in listed.items():
         settings = load_settings(profile, {**changed(name, tried), "seed": 0})
-        if (result := results.done(settings, "train")) is None:
-            raise results.ResultsError(f"trial '{name}' is not finished: make trials PROFILE={profile}")
+        if (result := runs.done(settings, "train")) is None:
+            raise ResultsError(f"trial '{name}' is not finished: make trials PROFILE={profile}")
         rows.append(row(name, tried, settings, result["summary"]))
         folder = target / "trials" / name
         folder.mkdir(parents=True, exist_ok=True)
         for kept in KEPT:
-            publish.copy_placeless(results.stage_dir(settings, "train") / kept, folder / kept)
+            publish.copy_placeless(runs.stage_dir(settings, "train") / kept, folder / kept)
     for old in [path for path in (target / "trials").iterdir() if path.name not in listed]:
         shutil.rmtree(old)
     frame = pd.DataFrame(rows)
-    results.write_text(target / "trials.csv", frame.to_csv(index=False))
+    files.write_text(target / "trials.csv", frame.to_csv(index=False))
     recipe = target / "RECIPE.md"
     text = recipe.read_text(encoding="utf-8") if recipe.is_file() else f"# The recipe of {target.name}\n\n{MARKERS}"
-    results.write_text(recipe, publish.fill(text, {"trials": paper.markdown(frame)}, "RECIPE.md"))
+    files.write_text(recipe, publish.fill(text, {"trials": paper.markdown(frame)}, "RECIPE.md"))
     return frame
 
 
 def row(name: str, tried: dict[str, Any], settings: Settings, summary: dict[str, Any]) -> dict[str, Any]:
     """A line of the table: shares of dev failures rescued, by step, and what else tells a good run from a bad one."""
-    folder = results.stage_dir(settings, "train")
-    steps, dev = results.read_jsonl(folder / "training.jsonl"), results.read_jsonl(folder / "dev.jsonl")
-    untrained = results.read_jsonl(results.stage_dir(settings, "failures") / "dev_attempts.jsonl")
+    folder = runs.stage_dir(settings, "train")
+    steps, dev = files.read_jsonl(folder / "training.jsonl"), files.read_jsonl(folder / "dev.jsonl")
+    untrained = files.read_jsonl(runs.stage_dir(settings, "failures") / "dev_attempts.jsonl")
     return {
         "trial": name,
         "settings": ", ".join(f"{key} {value}" for key, value in tried.items()),
@@ -88,11 +90,11 @@ def per_cent(attempts: list[dict]) -> float:
 
 def first_tries(settings: Settings) -> list[dict]:
     """The greedy first tries on dev of a trial's best adapter, as the failures stage logs the untrained model's; kept beside it."""
-    from rrr_utils import failures  # torch only where something is generated
+    from rrr_utils import failures  # torch only where something is generated, files
     from rrr_utils.policy import load_policy
     from rrr_utils.sampling import HFSampler
 
-    folder = results.stage_dir(settings, "train")
+    folder = runs.stage_dir(settings, "train")
     log, (_, rows) = folder / "dev_attempts.jsonl", failures.queries(settings)
     said = {line["id"] for line in failures.read_log(log)}
     if todo := [one for one in rows if one["id"] not in said]:
@@ -103,11 +105,11 @@ def first_tries(settings: Settings) -> list[dict]:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m rrr_utils.trials", description="The record of a profile's finished trials.")
+    parser = argparse.ArgumentParser(prog="python -m rrr_utils.report.trials", description="The record of a profile's finished trials.")
     parser.add_argument("--profile", default="tiny")
     try:
         print(record(parser.parse_args(arguments).profile).to_string(index=False))
-    except (SettingsError, results.ResultsError) as error:
+    except (SettingsError, ResultsError) as error:
         print(f"trials: {error}", file=sys.stderr)
         return 1
     return 0

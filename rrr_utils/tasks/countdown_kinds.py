@@ -15,12 +15,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
 from fractions import Fraction
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    import pandas as pd
+from typing import NamedTuple
 
 KINDS = ("empty", "value", "usage", "first_step", "search")
 
@@ -263,39 +259,3 @@ def _evaluate(tokens: list) -> Fraction | None:
         waiting.pop()
         waiting_ok = reduce(1)
     return values[0] if waiting_ok and len(values) == 1 else None
-
-
-def table(samples: Iterable[dict], verdict: str = "strict") -> pd.DataFrame:
-    """Every reflection of an evaluation: `id, cluster, policy, seed, decoding, tokens, words, rescued` and its content."""
-    import pandas as pd
-
-    rows = []
-    for s in samples:
-        own = (s.get("second") or {}).get("own")
-        if own is None:
-            continue
-        right = own["verdict"]["lenient" if verdict == "lenient" else "correct"]
-        words = len(own["reflection"].split())
-        rows.append(
-            {name: s[name] for name in ("id", "cluster", "policy", "seed", "decoding")}
-            | {"tokens": own.get("reflection_tokens", words), "words": words, "rescued": bool(right)}
-            | classify(own["reflection"], s["row"])._asdict()
-        )
-    columns = ["id", "cluster", "policy", "seed", "decoding", "tokens", "words", "rescued", *Content._fields]
-    return pd.DataFrame(rows, columns=columns).astype({"seed": "Int64"})
-
-
-def over_steps(logged: Iterable[dict]) -> pd.DataFrame:
-    """Kinds of the reflections that training sampled, a row a step: `step, n, reward`, the share of each kind, and the
-    shares that hit the target, claim to, and repeat a try. `logged`: the lines of a training's `reflections.jsonl`.
-    """
-    import pandas as pd
-
-    frame = pd.DataFrame([{"step": r["step"], "reward": r["reward"]} | classify(r["reflection"], r["row"])._asdict() for r in logged])
-    if frame.empty:
-        return pd.DataFrame(columns=["step", "n", "reward", *KINDS, "hits", "claims", "repeats"])
-    for kind in KINDS:
-        frame[kind] = frame["kind"] == kind
-    steps = frame.groupby("step")
-    means = steps[["reward", *KINDS, "hits", "claims", "repeats"]].mean()
-    return means.assign(n=steps.size()).reset_index()[["step", "n", "reward", *KINDS, "hits", "claims", "repeats"]]

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from rrr_utils.tasks import DataError
+from rrr_utils.errors import DataError
 
 MAX_ROW = 1 << 20  # bytes; the longest real row has some 20,000
 SUFFIXES = (".json", ".jsonl", ".parquet", ".csv")

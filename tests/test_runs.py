@@ -11,9 +11,9 @@ import time
 
 import pytest
 
-from rrr_utils import files, results
-from rrr_utils.results import ROOT, ResultsError
-from rrr_utils.settings import SettingsError, load
+from rrr_utils import files, report, runs
+from rrr_utils.errors import ResultsError, SettingsError
+from rrr_utils.settings import ROOT, load
 
 
 @pytest.fixture
@@ -31,13 +31,13 @@ def made(tmp_path):
 
 
 def hash_of(settings, stage):
-    return results.identity_hash(results.identity(settings, stage))
+    return runs.identity_hash(runs.identity(settings, stage))
 
 
 def finish(settings, stage, text="content"):
-    folder = results.open_stage(settings, stage)
+    folder = runs.open_stage(settings, stage)
     (folder / "out.txt").write_text(text)
-    return results.finish(settings, stage, [folder / "out.txt"], {"n": 1}, time.time())
+    return runs.finish(settings, stage, [folder / "out.txt"], {"n": 1}, time.time())
 
 
 # ---------------------------------------------------------------- identity
@@ -80,7 +80,7 @@ def test_identity_depends_on_what_bears_on_the_stage(made):
 
 def test_identity_depends_on_model_data_and_versions(made, tmp_path, monkeypatch):
     before = hash_of(made(), "train")
-    monkeypatch.setitem(results.VERSIONS, "failures", 99)
+    monkeypatch.setitem(runs.VERSIONS, "failures", 99)
     assert hash_of(made(), "train") != before  # through its upstream
     monkeypatch.undo()
     (tmp_path / "model" / "model.safetensors").write_bytes(b"other weights")
@@ -90,11 +90,11 @@ def test_identity_depends_on_model_data_and_versions(made, tmp_path, monkeypatch
 
 def test_a_hub_revision_known_on_one_side_only_is_no_difference():
     old, new = {"data": "hub:a/b", "x": 1}, {"data": "hub:a/b@123", "x": 1}
-    assert results._same(old, new)
-    assert results._same(new, old)
-    assert not results._same({**new, "data": "hub:a/b@456"}, new)
-    assert not results._same({**old, "x": 2}, new)
-    assert not results._same({**old, "data": "hub:a/c"}, new)
+    assert runs._same(old, new)
+    assert runs._same(new, old)
+    assert not runs._same({**new, "data": "hub:a/b@456"}, new)
+    assert not runs._same({**old, "x": 2}, new)
+    assert not runs._same({**old, "data": "hub:a/c"}, new)
 
 
 def test_a_folder_without_a_model_is_refused(made, tmp_path):
@@ -108,70 +108,70 @@ def test_a_folder_without_a_model_is_refused(made, tmp_path):
 
 def test_directories(made, tmp_path):
     base = tmp_path / "runs" / "tiny" / "countdown" / "model"
-    assert results.stage_dir(made(seed=2), "failures") == base / "vanilla" / "failures"
-    assert results.stage_dir(made(seed=2), "train") == base / "seed2" / "train"
-    assert results.stage_dir(made(seed=None), "evaluate") == base / "vanilla" / "evaluate"
-    assert results.stage_dir(made(), "tables") == tmp_path / "runs" / "tiny" / "tables"
-    assert results.stage_dir(made(results_dir="results/runs"), "train").is_relative_to(ROOT / "results" / "runs")
+    assert runs.stage_dir(made(seed=2), "failures") == base / "vanilla" / "failures"
+    assert runs.stage_dir(made(seed=2), "train") == base / "seed2" / "train"
+    assert runs.stage_dir(made(seed=None), "evaluate") == base / "vanilla" / "evaluate"
+    assert runs.stage_dir(made(), "tables") == tmp_path / "runs" / "tiny" / "tables"
+    assert runs.stage_dir(made(results_dir="results/runs"), "train").is_relative_to(ROOT / "results" / "runs")
     with pytest.raises(SettingsError, match="needs a seed"):
-        results.stage_dir(made(seed=None), "train")
+        runs.stage_dir(made(seed=None), "train")
     with pytest.raises(SettingsError, match="unknown stage"):
-        results.stage_dir(made(), "trian")
+        runs.stage_dir(made(), "trian")
 
 
 # ---------------------------------------------------------------- done or not
 
 
 def test_done_only_with_the_identity_asked_for_and_intact_outputs(made):
-    assert results.done(made(), "failures") is None
+    assert runs.done(made(), "failures") is None
     result = finish(made(), "failures")
-    assert results.done(made(), "failures") == result
-    assert results.done(made(threads=2, learning_rate=1.0), "failures") == result
-    assert results.done(made(train_queries=3), "failures") is None
-    folder = results.stage_dir(made(), "failures")
+    assert runs.done(made(), "failures") == result
+    assert runs.done(made(threads=2, learning_rate=1.0), "failures") == result
+    assert runs.done(made(train_queries=3), "failures") is None
+    folder = runs.stage_dir(made(), "failures")
     (folder / "out.txt").write_text("changed")
-    assert results.done(made(), "failures") is None
+    assert runs.done(made(), "failures") is None
     (folder / "out.txt").unlink()
-    assert results.done(made(), "failures") is None
+    assert runs.done(made(), "failures") is None
 
 
 def test_result_json_holds_what_the_format_says(made):
     finish(made(), "failures")
-    result = json.loads((results.stage_dir(made(), "failures") / "result.json").read_text())
+    result = json.loads((runs.stage_dir(made(), "failures") / "result.json").read_text())
     assert result.keys() == {"stage", "identity", "identity_hash", "provenance", "outputs", "summary"}
-    assert result["identity_hash"] == results.identity_hash(result["identity"])
+    assert result["identity_hash"] == runs.identity_hash(result["identity"])
     assert {"commit", "dirty", "packages", "python", "hardware", "threads", "start", "seconds", "command"} <= result["provenance"].keys()
 
 
 def test_a_folder_of_outputs_counts_file_by_file(made):
-    folder = results.open_stage(made(), "train")
+    folder = runs.open_stage(made(), "train")
     (folder / "adapter" / "deep").mkdir(parents=True)
     (folder / "adapter" / "deep" / "x").write_text("x")
-    result = results.finish(made(), "train", [folder / "adapter"], {}, time.time())
+    result = runs.finish(made(), "train", [folder / "adapter"], {}, time.time())
     assert list(result["outputs"]) == ["adapter/deep/x"]
 
 
 def test_open_stage_goes_on_with_the_same_identity_and_moves_others_aside(made, capsys):
-    folder = results.open_stage(made(), "failures")
+    folder = runs.open_stage(made(), "failures")
     (folder / "failures.jsonl").write_text("{}\n")
     (folder / ".launch.lock").write_text("")
-    assert (results.open_stage(made(threads=2), "failures") / "failures.jsonl").exists()
-    assert not (results.open_stage(made(rounds=[7]), "failures") / "failures.jsonl").exists()
+    assert (runs.open_stage(made(threads=2), "failures") / "failures.jsonl").exists()
+    assert not (runs.open_stage(made(rounds=[7]), "failures") / "failures.jsonl").exists()
     assert "aside" in capsys.readouterr().out
     aside = list(folder.parent.glob("failures.stale-*"))
     assert [path.name for path in aside] == [f"failures.stale-{hash_of(made(), 'failures')}"]
     assert (aside[0] / "failures.jsonl").exists()
     assert (folder / ".launch.lock").exists()
     (folder / "failures.jsonl").write_text("{}\n")
-    results.open_stage(made(), "failures")
-    results.open_stage(made(rounds=[7]), "failures")  # back and forth: nothing is overwritten
+    runs.open_stage(made(), "failures")
+    runs.open_stage(made(rounds=[7]), "failures")  # back and forth: nothing is overwritten
     assert len(list(folder.parent.glob("failures.stale-*"))) == 3
 
 
 def test_open_stage_moves_damaged_results_aside(made):
     finish(made(), "failures")
-    (results.stage_dir(made(), "failures") / "out.txt").write_text("changed")
-    folder = results.open_stage(made(), "failures")
+    (runs.stage_dir(made(), "failures") / "out.txt").write_text("changed")
+    folder = runs.open_stage(made(), "failures")
     assert not (folder / "result.json").exists()
     assert list(folder.parent.glob("failures.damaged-*"))
 
@@ -179,12 +179,12 @@ def test_open_stage_moves_damaged_results_aside(made):
 def test_tables_are_stale_once_an_evaluation_changes(made):
     finish(made(seed=None), "evaluate")
     finish(made(), "tables")
-    assert results.done(made(), "tables")
+    assert runs.done(made(), "tables")
     finish(made(seed=0), "evaluate")
-    assert not results.done(made(), "tables")
+    assert not runs.done(made(), "tables")
     finish(made(), "tables")
     finish(made(seed=0), "evaluate", "rescored")
-    assert not results.done(made(), "tables")
+    assert not runs.done(made(), "tables")
 
 
 # ---------------------------------------------------------------- files
@@ -197,89 +197,89 @@ def no_space(*arguments):
 @pytest.mark.parametrize("broken", ["fsync", "replace"])
 def test_a_full_disk_leaves_the_old_file_and_one_line(tmp_path, monkeypatch, broken):
     path = tmp_path / "result.json"
-    results.write_json(path, {"a": 1})
+    files.write_json(path, {"a": 1})
     monkeypatch.setattr(files.os, broken, no_space)
     with pytest.raises(ResultsError, match="cannot write .*result.json: No space left on device") as caught:
-        results.write_json(path, {"a": 2})
+        files.write_json(path, {"a": 2})
     monkeypatch.undo()
     assert "\n" not in str(caught.value)
-    assert results.read_json(path) == {"a": 1}
+    assert files.read_json(path) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_full_disk_in_an_append_leaves_the_rows_before(tmp_path, monkeypatch):
     path = tmp_path / "rows.jsonl"
-    results.append_jsonl(path, [{"a": 1}])
+    files.append_jsonl(path, [{"a": 1}])
     monkeypatch.setattr(files.os, "fsync", no_space)
     with pytest.raises(ResultsError, match="No space left"):
-        results.append_jsonl(path, [{"a": 2}, {"a": 3}])
+        files.append_jsonl(path, [{"a": 2}, {"a": 3}])
     monkeypatch.undo()
-    results.append_jsonl(path, [{"a": 4}])
-    assert results.read_jsonl(path) == [{"a": 1}, {"a": 4}]
+    files.append_jsonl(path, [{"a": 4}])
+    assert files.read_jsonl(path) == [{"a": 1}, {"a": 4}]
 
 
 def test_a_torn_tail_is_dropped_at_every_byte(tmp_path):
     path = tmp_path / "rows.jsonl"
     rows = [{"id": 1, "text": "a\u2028b"}, {"id": 2, "text": "é{}"}]
-    results.append_jsonl(path, rows)
+    files.append_jsonl(path, rows)
     whole = path.read_bytes()
     first = whole.index(b"\n") + 1
     for cut in range(len(whole) + 1):
         path.write_bytes(whole[:cut])
         expected = rows[: (cut >= first - 1) + (cut >= len(whole) - 1)]  # whole but for the newline is whole
-        assert results.read_jsonl(path) == expected, cut
-        results.append_jsonl(path, [{"id": 3}])
-        assert results.read_jsonl(path) == [*expected, {"id": 3}], cut
+        assert files.read_jsonl(path) == expected, cut
+        files.append_jsonl(path, [{"id": 3}])
+        assert files.read_jsonl(path) == [*expected, {"id": 3}], cut
 
 
 def test_a_bad_line_in_the_middle_is_named(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"a": 1}\n{"a": \n{"a": 3}\n')
     with pytest.raises(ResultsError, match=r"rows.jsonl, line 2: not JSON"):
-        results.read_jsonl(path)
+        files.read_jsonl(path)
 
 
 def test_what_models_say_survives_the_file(tmp_path):
     path = tmp_path / "rows.jsonl"
     texts = ["\ud800", "\x00\x85\u2028\r\n", "٣", '"\\']
-    results.append_jsonl(path, [{"text": text} for text in texts])
-    assert [row["text"] for row in results.read_jsonl(path)] == texts
-    results.append_jsonl(path, [{"loss": float("nan"), "kl": [float("inf"), 1.0]}])
-    assert results.read_jsonl(path)[-1] == {"loss": None, "kl": [None, 1.0]}
+    files.append_jsonl(path, [{"text": text} for text in texts])
+    assert [row["text"] for row in files.read_jsonl(path)] == texts
+    files.append_jsonl(path, [{"loss": float("nan"), "kl": [float("inf"), 1.0]}])
+    assert files.read_jsonl(path)[-1] == {"loss": None, "kl": [None, 1.0]}
 
 
 # ---------------------------------------------------------------- reading all of them
 
 
 def test_results_of_different_settings_do_not_share_a_table(made, tmp_path):
-    runs = str(tmp_path / "runs")
+    folder = str(tmp_path / "runs")
     for seed in (None, 0, 1):
         finish(made(seed=seed), "evaluate")
-    assert len(results.evaluations("tiny", runs)) == 3
+    assert len(runs.evaluations("tiny", folder)) == 3
     finish(made(seed=1, test_items=7), "evaluate")
     with pytest.raises(ResultsError, match="'test_items' is .* and .*"):
-        results.evaluations("tiny", runs)
+        runs.evaluations("tiny", folder)
     finish(made(seed=1), "evaluate")
     finish(made(seed=0), "train")
     finish(made(seed=1, learning_rate=1.0), "train")
     with pytest.raises(ResultsError, match="'learning_rate'"):
-        results.evaluations("tiny", runs)
+        runs.evaluations("tiny", folder)
 
 
 def test_load_gives_cells_or_says_how_to_make_them(made, tmp_path):
     runs = tmp_path / "runs"
     with pytest.raises(ResultsError, match="make reproduce PROFILE=nosuch"):
-        results.load("nosuch", str(runs))
+        report.load("nosuch", str(runs))
     header = "task,model,policy,seed,decoding,attempt,control,n,correct,accuracy,ci_low,ci_high,clusters,identity_hash\n"
     (runs / "tiny" / "tables").mkdir(parents=True)
     rows = ["vanilla,,greedy,first,,10,3,.3,.1,.5,9,12345678\n", "trained,0,greedy,second,own,10,5,.5,.3,.7,9,0e123456\n"]
     (runs / "tiny" / "tables" / "cells.csv").write_text(header + "".join(f"countdown,embedded,{row}" for row in rows))
-    frame = results.load("tiny", str(runs))
+    frame = report.load("tiny", str(runs))
     assert frame["control"].tolist() == ["", "own"]
     assert frame["identity_hash"].tolist() == ["12345678", "0e123456"]
     assert frame["seed"].isna().tolist() == [True, False]
 
 
 def test_no_torch_is_needed():
-    code = "import sys; from rrr_utils import conversation, launch, results; sys.exit(bool({'torch', 'papermill'} & sys.modules.keys()))"
+    code = "import sys; from rrr_utils import conversation, launch, runs; sys.exit(bool({'torch', 'papermill'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -17,8 +17,8 @@ import random
 import re
 from typing import Any
 
-from rrr_utils import sources
-from rrr_utils.tasks import DataError
+from rrr_utils.errors import DataError
+from rrr_utils.tasks import sources
 from rrr_utils.tasks.countdown import VERSION, cluster_of
 
 TEST, DEV = 15_000, 1_000

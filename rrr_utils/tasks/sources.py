@@ -19,15 +19,16 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rrr_utils import rowfiles
-from rrr_utils.files import ResultsError, file_hash, read_json, write_json
-from rrr_utils.tasks import DataError
+from rrr_utils.errors import DataError, ResultsError
+from rrr_utils.files import file_hash, read_json, write_json
+from rrr_utils.settings import DATA
+from rrr_utils.tasks import rowfiles
 
 if TYPE_CHECKING:
     import datasets
 
 FORMAT = 1  # of what is prepared; raise it and everything is prepared again
-KNOWN = Path(__file__).resolve().parent.parent / "data" / "sources.yaml"
+KNOWN = DATA / "sources.yaml"
 MAX_BAD_ROWS = 0.01
 _ARROW = ("string", "int64", "bool", "list<int64>")
 

@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 import synthetic
 
-from rrr_utils import cells, plots, reflections, tables
+from rrr_utils.report import cells, figures, kinds, tables
+from rrr_utils.tasks import countdown
 
 
 @pytest.fixture(scope="module")
@@ -21,12 +22,12 @@ def run():
 
 
 def drawn(run, folder, seeds=(0, 1)) -> list:
-    logs, kinds = {}, {}
+    logs, steps = {}, {}
     for seed in seeds:
         logs[seed], logged = synthetic.training_log(synthetic.problems(60), seed, 12)
-        kinds[seed] = reflections.over_steps(logged)
+        steps[seed] = kinds.over_steps("countdown", logged)
     averaged = cells.over_seeds(run.outcomes, run.task, run.model)
-    return list(plots.all_of(run, averaged, reflections.table(run.samples), logs, kinds, folder))
+    return list(figures.all_of(run, averaged, kinds.table("countdown", run.samples), logs, steps, folder))
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +51,14 @@ def test_each_figure_has_its_rows_beside_it_and_is_the_same_again(run, folder, t
 
 def test_rows_beside_the_figures_are_what_is_drawn(run, folder):
     rows = pd.read_csv(folder / "rescue-by-length-countdown-embedded.csv")
-    content = reflections.table(run.samples)
+    content = kinds.table("countdown", run.samples)
     greedy = content[content["decoding"] == "greedy"]
     assert rows.groupby("policy")["n"].sum().to_dict() == greedy["policy"].value_counts().to_dict()
     assert (rows["ci_low"] <= rows["rescued"]).all() and (rows["rescued"] <= rows["ci_high"]).all()
     lengths = pd.read_csv(folder / "lengths-countdown-embedded.csv")
     assert lengths["n"].sum() == len(greedy)
     steps = pd.read_csv(folder / "training-countdown-embedded.csv")
-    assert len(steps) == 24 and steps[list(reflections.KINDS)].sum(axis=1).round(9).eq(1).all()
+    assert len(steps) == 24 and steps[list(countdown.KINDS)].sum(axis=1).round(9).eq(1).all()
 
 
 def test_the_untrained_model_alone_can_be_drawn(run, tmp_path):
@@ -76,15 +77,15 @@ def test_sampled_decoding_alone_can_be_drawn(run, tmp_path):
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_hardly_any_reflections_can_be_drawn(run, tmp_path, count):
-    content = reflections.table(run.samples).head(count)
-    assert plots.lengths(content, tmp_path / "lengths").is_file() if count else True
-    assert plots.rescue_by_length(content, tmp_path / "rescue").is_file()
+    content = kinds.table("countdown", run.samples).head(count)
+    assert figures.lengths(content, tmp_path / "lengths").is_file() if count else True
+    assert figures.rescue_by_length(content, tmp_path / "rescue").is_file()
     logs, logged = synthetic.training_log(synthetic.problems(60), 0, 1)
-    assert plots.training({0: logs}, {0: reflections.over_steps(logged)}, tmp_path / "training").is_file()
+    assert figures.training({0: logs}, {0: kinds.over_steps("countdown", logged)}, tmp_path / "training").is_file()
 
 
 def test_a_folder_that_cannot_be_written_is_one_plain_line(run, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="file") as refused:
-        plots.lengths(reflections.table(run.samples), tmp_path / "file" / "lengths")
+        figures.lengths(kinds.table("countdown", run.samples), tmp_path / "file" / "lengths")
     assert "\n" not in str(refused.value)

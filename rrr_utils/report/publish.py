@@ -1,4 +1,4 @@
-"""python -m rrr_utils.publish --profile tiny: what is committed of a profile's runs, and README's generated parts.
+"""python -m rrr_utils.report.publish --profile tiny: what is committed of a profile's runs, and README's generated parts.
 
 Copies the tables, the figures and each run's `result.json`, `samples.jsonl.gz` and `training.jsonl` into
 results/<profile>/, where every folder is made anew; `trials/` (trials.py) and files of other names (RECIPE.md) stay. Then
@@ -16,26 +16,28 @@ import shutil
 import sys
 from pathlib import Path
 
-from rrr_utils import cells, paper, plots, reflections, results, tables, tasks
-from rrr_utils.settings import Settings, SettingsError, load
+from rrr_utils import files, runs, tasks
+from rrr_utils.errors import ResultsError, SettingsError
+from rrr_utils.report import cells, figures, kinds, paper, tables
+from rrr_utils.settings import ROOT, Settings, load
 
 TABLES = ("cells.csv", "seeds.csv", "comparisons.csv", "paper.csv", "kinds.csv", "report.md", "result.json")
 EXAMPLES = 3
 
 
-def publish(settings: Settings, root: Path = results.ROOT) -> Path:
+def publish(settings: Settings, root: Path = ROOT) -> Path:
     """Copy a profile's results into results/<profile>/ and fill in README; returns the folder."""
-    source, target = results.runs_dir(settings), root / "results" / settings.profile
-    if not results.done(settings, "tables"):
-        raise results.ResultsError(
+    source, target = runs.runs_dir(settings), root / "results" / settings.profile
+    if not runs.done(settings, "tables"):
+        raise ResultsError(
             f"the tables in {source / 'tables'} are not there or not of the present results: make them with   "
             f"python -m rrr_utils.launch tables --profile {settings.profile}"
         )
-    runs = tables.gather(settings.profile, settings.results_dir)  # refuses what does not belong together
+    gathered = tables.gather(settings.profile, settings.results_dir)  # refuses what does not belong together
     part = target / ".part"
     shutil.rmtree(part, ignore_errors=True)
     try:
-        _copy(source, part, runs)
+        _copy(source, part, gathered)
         dropped = [p for p in target.glob("*/*/*/*/result.json") if not (part / p.relative_to(target)).exists()]
         for folder in [path for path in target.iterdir() if path.is_dir() and path != part and path.name != "trials"]:
             shutil.rmtree(folder)
@@ -43,12 +45,12 @@ def publish(settings: Settings, root: Path = results.ROOT) -> Path:
             path.replace(target / path.name)
         part.rmdir()
     except OSError as error:
-        raise results.no_space(target, error) from None
+        raise files.no_space(target, error) from None
     for path in dropped:
         print(f"was published before and is not among these runs: {path.parent.relative_to(target)}")
     readme = root / "README.md"
     if readme.is_file():
-        results.write_text(readme, fill(readme.read_text(encoding="utf-8"), sections(runs, f"results/{settings.profile}")))
+        files.write_text(readme, fill(readme.read_text(encoding="utf-8"), sections(gathered, f"results/{settings.profile}")))
     return target
 
 
@@ -81,7 +83,7 @@ def copy_placeless(source: Path, target: Path) -> None:
 
 
 def _placeless(path: Path) -> str:
-    return path.read_text(encoding="utf-8").replace(f"{results.ROOT}/", "").replace(str(results.ROOT), ".")
+    return path.read_text(encoding="utf-8").replace(f"{ROOT}/", "").replace(str(ROOT), ".")
 
 
 def fill(text: str, parts: dict[str, str], where: str = "README.md") -> str:
@@ -93,7 +95,7 @@ def fill(text: str, parts: dict[str, str], where: str = "README.md") -> str:
     for name, part in parts.items():
         begin, end = f"<!-- generated:{name} -->", f"<!-- /generated:{name} -->"
         if text.count(begin) != 1 or text.count(end) != 1 or text.index(end) < text.index(begin):
-            raise results.ResultsError(f"{where} must hold one '{begin}' and after it one '{end}', where its {name} belongs")
+            raise ResultsError(f"{where} must hold one '{begin}' and after it one '{end}', where its {name} belongs")
         before, rest = text.split(begin)
         text = f"{before}{begin}\n{part.strip()}\n{end}{rest.split(end)[1]}"
     return text
@@ -121,14 +123,14 @@ def _table(run: tables.Run, folder: str) -> str:
         paper.markdown(tables.comparison_table(main)),
     ]
     parts.append(tables.signs(compared) + f" Every comparison: [{folder}/report.md]({folder}/report.md).")
-    parts.append(f"![cells]({folder}/figures/cells-{plots.stem(run)}.png)")
+    parts.append(f"![cells]({folder}/figures/cells-{figures.stem(run)}.png)")
     return "\n\n".join(parts)
 
 
 def _kinds(run: tables.Run, folder: str) -> str:
-    kinds = tables.kinds_table(reflections.table(run.samples, run.verdict), run.decoding)
-    picture = f"![reward and kinds of reflection over steps]({folder}/figures/training-{plots.stem(run)}.png)"
-    return f"{picture}\n\n{run.task}, {run.model}, {run.decoding} reflections on the test failures:\n\n{paper.markdown(kinds)}"
+    frame = tables.kinds_table(kinds.kinds_of(run.task), kinds.table(run.task, run.samples, run.verdict), run.decoding)
+    picture = f"![reward and kinds of reflection over steps]({folder}/figures/training-{figures.stem(run)}.png)"
+    return f"{picture}\n\n{run.task}, {run.model}, {run.decoding} reflections on the test failures:\n\n{paper.markdown(frame)}"
 
 
 def examples(run: tables.Run, count: int = EXAMPLES) -> str:
@@ -176,13 +178,13 @@ def _question(run: tables.Run, row: dict) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m rrr_utils.publish", description="Copy a profile's results to results/<profile>/.")
+    parser = argparse.ArgumentParser(prog="python -m rrr_utils.report.publish", description="Copy a profile's results to results/<profile>/.")
     parser.add_argument("--profile", default="tiny")
     parser.add_argument("--results-dir", default="results/runs", help="where the runs lie")
     given = parser.parse_args(arguments)
     try:
         folder = publish(load(given.profile, {"results_dir": given.results_dir}))
-    except (SettingsError, results.ResultsError, ValueError) as error:
+    except (SettingsError, ResultsError, ValueError) as error:
         print(f"publish: {error}", file=sys.stderr)
         return 1
     print(f"published to {folder}")

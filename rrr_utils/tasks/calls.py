@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from rrr_utils.strictjson import MAX_CHARS, MAX_DEPTH, SPACE, STRING_OR_BRACKET, canonical, parse
+from rrr_utils.tasks.strictjson import MAX_CHARS, MAX_DEPTH, SPACE, STRING_OR_BRACKET, canonical, parse
 
 _CALL_START = re.compile(r'(?:\[[ \t\r\n]*+)?\{[ \t\r\n]*+"(?:name|arguments|parameters)"')
 

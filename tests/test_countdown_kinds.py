@@ -7,19 +7,19 @@ import time
 
 import pytest
 
-from rrr_utils import miniature, reflections
-from rrr_utils.reflections import classify
-from rrr_utils.tasks import countdown
+from rrr_utils.miniature import corpus
+from rrr_utils.tasks import countdown, countdown_kinds
+from rrr_utils.tasks.countdown_kinds import classify
 
 ROW = {"nums": [3, 9, 4], "target": 31}
 
 
-@pytest.mark.parametrize("kind", list(miniature.KINDS))
+@pytest.mark.parametrize("kind", list(corpus.KINDS))
 def test_every_reflection_of_the_corpus_is_told_as_what_it_is(kind):
     rng = random.Random(0)
-    for problem in [p for p in countdown.load("pretrain", 250, 0) if miniature.solvable(p)]:
-        rows = miniature.steps(problem["nums"])
-        text, found = miniature.reflection(kind, problem, rows, miniature.wrong(rows, problem["target"], rng)[1], rng)
+    for problem in [p for p in countdown.load("pretrain", 250, 0) if corpus.solvable(p)]:
+        rows = corpus.steps(problem["nums"])
+        text, found = corpus.reflection(kind, problem, rows, corpus.wrong(rows, problem["target"], rng)[1], rng)
         told = classify(text, problem)
         assert told.kind == kind, (text, problem)
         if kind == "search":
@@ -82,7 +82,7 @@ def test_without_a_row_nothing_is_said_to_hit():
 )  # fmt: skip
 def test_hostile_text_takes_linear_time(text):
     began = time.time()
-    assert classify(text, ROW).kind in reflections.KINDS and classify(text).kind in reflections.KINDS
+    assert classify(text, ROW).kind in countdown_kinds.KINDS and classify(text).kind in countdown_kinds.KINDS
     assert time.time() - began < 5
 
 
@@ -92,17 +92,17 @@ def test_kinds_over_steps_and_the_table_of_an_evaluation():
         {"step": 1, "row": ROW, "reflection": "Aim 31 ; 9 * 3 = 27 : + 31 yes .", "reward": 1.0},
         {"step": 2, "row": ROW, "reflection": "9 * 3 = 27", "reward": 0.5},
     ]
-    frame = reflections.over_steps(logged)
-    wanted = [[1, 2, 0.5, 0.5, 0.5, 0, 0.5], [2, 1, 0.5, 0, 0, 1, 0]]
-    assert frame[["step", "n", "reward", "empty", "search", "first_step", "hits"]].values.tolist() == wanted
-    assert reflections.over_steps([]).empty
+    frame = kinds.over_steps("countdown", logged)
+    wanted = [[1, 2, 0.5, 0.5, 0.5, 0], [2, 1, 0.5, 0, 0, 1]]
+    assert frame[["step", "n", "reward", "empty", "search", "first_step"]].values.tolist() == wanted
+    assert kinds.over_steps("countdown", []).empty
     right, wrong = ({"correct": c, "error": None, "lenient": True} for c in (True, False))
     lines = [
         {"id": "a", "cluster": "x", "row": ROW, "policy": "vanilla", "seed": None, "decoding": "greedy", "verdict": right, "second": {}},
         {"id": "b", "cluster": "x", "row": ROW, "policy": "vanilla", "seed": None, "decoding": "greedy", "verdict": wrong,
          "second": {"own": {"reflection": "9 * 3 = 27", "retry": "", "verdict": wrong, "reflection_tokens": 6}}},
     ]  # fmt: skip
-    table = reflections.table(lines)
-    assert table[["id", "kind", "tokens", "words", "rescued"]].values.tolist() == [["b", "first_step", 6, 5, False]]
-    assert reflections.table(lines, "lenient")["rescued"].tolist() == [True]
-    assert reflections.table([]).empty
+    table = kinds.table("countdown", lines)
+    assert table[["id", "kind", "tokens", "rescued"]].values.tolist() == [["b", "first_step", 6, False]]
+    assert kinds.table("countdown", lines, "lenient")["rescued"].tolist() == [True]
+    assert kinds.table("countdown", []).empty

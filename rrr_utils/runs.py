@@ -1,9 +1,7 @@
 """Run directories: where a stage's files lie, what they are of (identity), how they are written, and whether they are done.
 
 A stage is done when its `result.json` is there with the identity that is asked for and its outputs are as they were
-written. Everything is written so that a kill, or a full disk, at any moment leaves no half file that looks whole.
-Covered: directories, identity, done or not, refusing to mix, reading all. How files are written is in `files.py`, and
-its names are these modules' too. Not covered: what the stages compute. No torch.
+written. Covered: directories, identity, done or not, refusing to mix, reading all. How files are written is in `files.py`. Not covered: what the stages compute. No torch.
 """
 
 from __future__ import annotations
@@ -14,25 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rrr_utils import tasks
-from rrr_utils.files import (  # noqa: F401 - the names of files.py are this module's too
-    ResultsError,
-    append_jsonl,
-    file_hash,
-    no_space,
-    read_json,
-    read_jsonl,
-    repair_jsonl,
-    write_json,
-    write_jsonl,
-    write_text,
-)
+from rrr_utils.errors import ResultsError, SettingsError
+from rrr_utils.files import file_hash, no_space, read_json, write_json
 from rrr_utils.provenance import provenance
-from rrr_utils.settings import DATA, STAGE_FIELDS, Settings, SettingsError
+from rrr_utils.settings import DATA, ROOT, STAGE_FIELDS, Settings
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
-ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("failures", "train", "evaluate", "tables")
 #: raised by hand when what a stage's files mean changes: older results then count as stale
 VERSIONS = {"failures": 1, "train": 1, "evaluate": 1, "tables": 1}
@@ -273,20 +260,3 @@ def refuse_to_mix(found: list[tuple[Path, dict[str, Any]]]) -> None:
                         f"results of different settings cannot share a table: '{name}' is {other[name]!r} in {other_path.parent} "
                         f"and {now[name]!r} in {path.parent}. Run the older one again, move it away, or give one a results_dir of its own"
                     )
-
-
-def load(profile: str = "tiny", results_dir: str = "results/runs") -> pd.DataFrame:
-    """All cells of a profile as a data frame, for people who plot: from its runs, else as published in results/<profile>/."""
-    import pandas as pd
-
-    runs = ROOT / results_dir / profile
-    files = [folder / "cells.csv" for folder, _ in evaluations(profile, results_dir)]
-    if not files or not all(path.is_file() for path in files):
-        files = [path for path in (runs / "tables" / "cells.csv", ROOT / "results" / profile / "cells.csv") if path.is_file()][:1]
-    if not files:
-        raise ResultsError(
-            f"no cells of profile '{profile}' in {runs} or {ROOT / 'results' / profile}: run make reproduce PROFILE={profile}"
-        )
-    types = {"control": "string", "seed": "Int64", "identity_hash": "string"}
-    frame = pd.concat([pd.read_csv(path, dtype=types) for path in files], ignore_index=True)
-    return frame.assign(control=frame["control"].fillna(""))

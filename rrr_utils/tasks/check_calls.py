@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from rrr_utils import calls, conversation, sources, strictjson
-from rrr_utils.tasks import DataError, function_calling
+from rrr_utils import conversation
+from rrr_utils.errors import DataError
+from rrr_utils.tasks import calls, function_calling, sources, strictjson
 
 
 def main(arguments: list[str] | None = None) -> int:

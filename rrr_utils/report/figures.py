@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from rrr_utils import results, stats
-from rrr_utils.reflections import KINDS, over_steps
+from rrr_utils import files
+from rrr_utils.report import statistics
+from rrr_utils.report.kinds import over_steps
 
 if TYPE_CHECKING:
-    from rrr_utils.tables import Run
+    from rrr_utils.report.tables import Run
 
 GREY, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PINK = (
     "#9a9a9a", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
@@ -36,7 +38,7 @@ TRIES = {
     ("second", "blind_budget"): ("second try, blind retries for the same tokens", BLUE),
     ("second", "own"): ("second try, own reflection", RED),
 }
-KIND_COLOURS = dict(zip(KINDS, ("#c8c8c8", YELLOW, PINK, SKY, BLUE), strict=True))
+KIND_COLOURS = ("#c8c8c8", YELLOW, PINK, SKY, BLUE, GREEN, ORANGE, RED)
 STYLE = {
     "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.grid.axis": "y", "axes.axisbelow": True,
     "grid.color": "#e4e4e4", "axes.titlesize": 11.5, "axes.titleweight": "bold", "axes.titlelocation": "left", "legend.frameon": False,
@@ -55,7 +57,7 @@ def save(figure: Figure, rows: pd.DataFrame, path: Path) -> Path:
             figure.savefig(path.with_suffix(".png"), dpi=150, metadata={"Software": None})
             figure.savefig(path.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
     except OSError as error:
-        raise results.no_space(path, error) from None
+        raise files.no_space(path, error) from None
     return path.with_suffix(".png")
 
 
@@ -99,14 +101,15 @@ def cells(averaged: pd.DataFrame, single: pd.DataFrame, path: Path, decoding: st
 def training(logs: dict[int, list[dict]], kinds: dict[int, pd.DataFrame], path: Path) -> Path:
     """Reward of every training seed over its steps, and beside it what kinds of reflection were sampled, mean of the seeds.
 
-    `logs`: lines of training.jsonl by seed; `kinds`: `reflections.over_steps` by seed.
+    `logs`: lines of training.jsonl by seed; `kinds`: `kinds.over_steps` by seed.
     """
     reward = pd.DataFrame([{"seed": seed, "step": r["step"], "reward": r["reward"]} for seed, lines in logs.items() for r in lines])
     shares = pd.concat([frame.assign(seed=seed) for seed, frame in kinds.items()], ignore_index=True)
+    names = [column for column in shares.columns if column not in ("seed", "step", "n", "reward")]
     rows = reward.merge(shares.drop(columns="reward"), on=["seed", "step"], how="outer").sort_values(["seed", "step"])
     with rc_context(STYLE):
-        figure = Figure(figsize=(9.6, 4.0))
-        left, right = figure.subplots(1, 2, width_ratios=[1, 1.15])
+        figure = Figure(figsize=(9.6, 4.0) if names else (6.2, 4.0))
+        left, *right = figure.subplots(1, 2 if names else 1, squeeze=False, width_ratios=[1, 1.15] if names else None)[0]
         for (seed, lines), colour in zip(reward.groupby("seed"), [BLUE, RED, GREEN, ORANGE, PINK, SKY, "black"] * 9, strict=False):
             left.plot(lines["step"], lines["reward"], color=colour, lw=0.7, alpha=0.35)
             smooth = lines["reward"].rolling(7, center=True, min_periods=2).mean()
@@ -114,22 +117,30 @@ def training(logs: dict[int, list[dict]], kinds: dict[int, pd.DataFrame], path: 
         left.set(xlabel="optimiser step", ylabel="reward: share of retries right", ylim=(0, None), xlim=(1, max(2, reward["step"].max())))
         left.set_title(f"Reward {_ends(reward, 'reward', percent=False)}")
         left.legend(loc="upper left")
-        window = max(1, round(shares["step"].max() / 25)) if len(shares) else 1
-        steps = shares.groupby((shares["step"] - 1) // window)[["step", *KINDS]].mean()
-        right.stackplot(steps["step"], *(100 * steps[k] for k in KINDS), colors=[KIND_COLOURS[k] for k in KINDS], lw=0.4, edgecolor="white")
-        if len(steps) > 1:
-            right.set_xlim(steps["step"].min(), steps["step"].max())
-        right.set(xlabel="optimiser step", ylabel="% of sampled reflections", ylim=(0, 100))
-        right.set_title(f"Reflections that search: {_ends(shares, 'search')}")
-        handles = [right.plot([], [], "s", color=KIND_COLOURS[k], ms=8)[0] for k in reversed(KINDS)]
-        right.legend(handles, [k.replace("_", " ") for k in reversed(KINDS)], loc="center left", bbox_to_anchor=(1, 0.5), handletextpad=0.2)
+        for axes in right:
+            _stacked_kinds(axes, shares, names)
     return save(figure, rows, path)
 
 
-def training_curves(folders: dict[int, Path], path: Path) -> Path:
+def _stacked_kinds(axes: Axes, shares: pd.DataFrame, names: list[str]) -> None:
+    """What kinds of reflection were sampled at each step, the one that grew most in the title."""
+    window = max(1, round(shares["step"].max() / 25)) if len(shares) else 1
+    steps = shares.groupby((shares["step"] - 1) // window)[["step", *names]].mean()
+    axes.stackplot(steps["step"], *(100 * steps[k] for k in names), colors=KIND_COLOURS[: len(names)], lw=0.4, edgecolor="white")
+    if len(steps) > 1:
+        axes.set_xlim(steps["step"].min(), steps["step"].max())
+    axes.set(xlabel="optimiser step", ylabel="% of sampled reflections", ylim=(0, 100))
+    grown = max(names, key=lambda k: steps[k].iloc[-1] - steps[k].iloc[0]) if len(steps) else names[-1]
+    axes.set_title(f"Reflections of kind {grown}: {_ends(shares, grown)}")
+    handles = [axes.plot([], [], "s", color=colour, ms=8)[0] for _, colour in zip(names, KIND_COLOURS, strict=False)]
+    labels = [name.replace("_", " ") for name in reversed(names)]
+    axes.legend(handles[::-1], labels, loc="center left", bbox_to_anchor=(1, 0.5), handletextpad=0.2)
+
+
+def training_curves(task: str, folders: dict[int, Path], path: Path) -> Path:
     """The training figure of train folders by seed, shown in the notebook as well."""
-    logs = {seed: results.read_jsonl(folder / "training.jsonl") for seed, folder in folders.items()}
-    kinds = {seed: over_steps(results.read_jsonl(folder / "reflections.jsonl")) for seed, folder in folders.items()}
+    logs = {seed: files.read_jsonl(folder / "training.jsonl") for seed, folder in folders.items()}
+    kinds = {seed: over_steps(task, files.read_jsonl(folder / "reflections.jsonl")) for seed, folder in folders.items()}
     return show(training(logs, kinds, path))
 
 
@@ -151,7 +162,7 @@ def _ends(frame: pd.DataFrame, column: str, percent: bool = True) -> str:
 
 
 def lengths(content: pd.DataFrame, path: Path, decoding: str = "greedy") -> Path:
-    """How long reflections are before and after training. `content`: `reflections.table` of one task and model."""
+    """How long reflections are before and after training. `content`: `kinds.table` of one task and model."""
     here = content[content["decoding"] == decoding]
     policies = [p for p in POLICIES if p in set(here["policy"])]
     high = int(here["tokens"].max()) if len(here) else 1
@@ -192,7 +203,7 @@ def rescue_by_length(content: pd.DataFrame, path: Path, decoding: str = "greedy"
         where = np.clip(np.searchsorted(edges, of["tokens"], side="right") - 1, 0, len(edges) - 2)
         for k in sorted(set(where)):
             group = of[where == k]
-            low, high = stats.cluster_bootstrap(group["rescued"], group["cluster"])
+            low, high = statistics.cluster_bootstrap(group["rescued"], group["cluster"])
             rows.append((policy, edges[k], edges[k + 1], len(group), group["tokens"].mean(), group["rescued"].mean(), low, high))
     columns = ["policy", "tokens_from", "tokens_to", "n", "mean_tokens", "rescued", "ci_low", "ci_high"]
     frame = pd.DataFrame(rows, columns=columns)

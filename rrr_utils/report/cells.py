@@ -3,7 +3,7 @@
     samples.jsonl -> outcomes (an item, policy and decoding a row) -> cells.csv, comparisons.csv (`formats` in README)
 
 Second try counts "right at first or right on the retry", over all items. Covered: everything that needs counting.
-Not covered: generating (`evaluation.py`), the statistics themselves (`stats.py`), figures (`plots.py`). No torch.
+Not covered: generating (`evaluation.py`), the statistics themselves (`statistics.py`), figures (`plots.py`). No torch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from types import ModuleType
 import numpy as np
 import pandas as pd
 
-from rrr_utils import results, stats, tasks
+from rrr_utils import files, runs, tasks
+from rrr_utils.errors import ResultsError
+from rrr_utils.report import statistics
+from rrr_utils.settings import Settings
 
 CELLS = [
     "task", "model", "policy", "seed", "decoding", "attempt", "control", "n", "correct", "accuracy", "ci_low", "ci_high",
@@ -35,21 +38,16 @@ def read_samples(folder: Path) -> list[dict]:
     """The kept generations of an evaluation, plain or published (`samples.jsonl.gz`)."""
     plain, packed = Path(folder) / "samples.jsonl", Path(folder) / "samples.jsonl.gz"
     if plain.is_file():
-        return results.read_jsonl(plain)
+        return files.read_jsonl(plain)
     if packed.is_file():
         with gzip.open(packed, "rt", encoding="utf-8", newline="\n") as file:
             return [json.loads(line) for line in file]
-    raise results.ResultsError(f"{folder} holds no samples.jsonl: it is no folder of a finished evaluation (notebook 03)")
-
-
-def is_right(verdict: dict, which: str = "strict") -> bool:
-    """Whether a stored verdict counts as right: the strict one, or the lenient one."""
-    return bool(verdict["lenient" if which == "lenient" else "correct"])
+    raise ResultsError(f"{folder} holds no samples.jsonl: it is no folder of a finished evaluation (notebook 03)")
 
 
 def second_right(entry: dict, which: str = "strict") -> bool:
     """Whether a control's second try is right; of several retries, whether any is."""
-    return any(is_right(v, which) for v in entry["verdicts"]) if "verdicts" in entry else is_right(entry["verdict"], which)
+    return any(tasks.is_right(v, which) for v in entry["verdicts"]) if "verdicts" in entry else tasks.is_right(entry["verdict"], which)
 
 
 def outcomes(samples: Iterable[dict], verdict: str = "strict") -> pd.DataFrame:
@@ -58,14 +56,14 @@ def outcomes(samples: Iterable[dict], verdict: str = "strict") -> pd.DataFrame:
     """
     rows = []
     for s in samples:
-        row = {"id": s["id"], "cluster": s["cluster"], **{name: s[name] for name in KEY}, "first": float(is_right(s["verdict"], verdict))}
+        row = {"id": s["id"], "cluster": s["cluster"], **{name: s[name] for name in KEY}, "first": float(tasks.is_right(s["verdict"], verdict))}
         second = {} if row["first"] else s.get("second") or {}
         rows.append(row | {c: float(second_right(entry, verdict)) for c, entry in second.items()})
     if not rows:
-        raise results.ResultsError("no samples: the evaluation has not written a line yet (notebook 03 goes on with it)")
+        raise ResultsError("no samples: the evaluation has not written a line yet (notebook 03 goes on with it)")
     frame = pd.DataFrame(rows).astype({"seed": "Int64"})
     if (twice := frame.duplicated(["id", *KEY])).any():
-        raise results.ResultsError(f"sample '{frame['id'][twice].iloc[0]}' is there twice: run the evaluation again (notebook 03)")
+        raise ResultsError(f"sample '{frame['id'][twice].iloc[0]}' is there twice: run the evaluation again (notebook 03)")
     for name in CONTROLS[:2]:
         frame[name] = frame.get(name, np.nan)
     for key, group in frame.groupby(KEY, dropna=False):
@@ -75,7 +73,7 @@ def outcomes(samples: Iterable[dict], verdict: str = "strict") -> pd.DataFrame:
             if there.all() if len(failed) else name in CONTROLS[:2]:
                 frame.loc[group.index[group["first"] == 1], name] = 1.0
             elif there.any():
-                raise results.ResultsError(
+                raise ResultsError(
                     f"item '{failed['id'][~there].iloc[0]}' of {_name(key[0], key[1])} ({key[2]}) has no second try '{name}', "
                     "though others do: the evaluation is not finished, run notebook 03 again"
                 )
@@ -111,12 +109,19 @@ def cells(
     for (policy, training_seed, decoding), group in _groups(frame).items():
         for attempt, control in _tries(group):
             values = group[control or "first"].to_numpy()
-            interval = stats.cluster_bootstrap(values, group["cluster"], seed)
+            interval = statistics.cluster_bootstrap(values, group["cluster"], seed)
             rows.append((
                 task, model, policy, training_seed, decoding, attempt, control, len(values), int(values.sum()), values.mean(),
                 *interval, group["cluster"].nunique(), identity_hash,
             ))  # fmt: skip
     return pd.DataFrame(rows, columns=CELLS).astype({"seed": "Int64"})
+
+
+def of_evaluation(settings: Settings) -> pd.DataFrame:
+    """The cells of a finished evaluation, as notebook 03 shows them."""
+    folder = runs.stage_dir(settings, "evaluate")
+    name = runs.identity_hash(runs.identity(settings, "evaluate"))
+    return cells(read_samples(folder), runs.task_name(settings), runs.model_name(settings), name, settings.verdict)
 
 
 def over_seeds(frame: pd.DataFrame, task: str, model: str, seed: int = 0) -> pd.DataFrame:
@@ -135,7 +140,7 @@ def over_seeds(frame: pd.DataFrame, task: str, model: str, seed: int = 0) -> pd.
         _same_items(same)
         values = np.mean([g[attempt[1] or "first"].reindex(same[0].index).to_numpy() for g in same], axis=0)
         accuracies = [g[attempt[1] or "first"].mean() for g in same]
-        interval = stats.cluster_bootstrap(values, same[0]["cluster"], seed)
+        interval = statistics.cluster_bootstrap(values, same[0]["cluster"], seed)
         rows.append((
             task, model, policy, decoding, *attempt, len(values), values.mean(), *interval, same[0]["cluster"].nunique(), len(same),
             min(accuracies), max(accuracies),
@@ -151,7 +156,7 @@ def _same_items(groups: list[pd.DataFrame]) -> None:
     for group in groups[1:]:
         if set(group.index) != first:
             odd = sorted(first ^ set(group.index))
-            raise results.ResultsError(
+            raise ResultsError(
                 f"evaluations of different items cannot be compared: '{odd[0]}' ({len(odd)} in all) is in one of them only"
             )
 
@@ -176,7 +181,7 @@ def comparisons(samples: Iterable[dict] | pd.DataFrame, task: str, model: str, v
             if not all(_has(here, cell) for cell in (a, b)):
                 continue
             items = here[a[:2]].index
-            test = stats.paired_difference(_values(here, a, items), _values(here, b, items), here[a[:2]]["cluster"], seed)
+            test = statistics.paired_difference(_values(here, a, items), _values(here, b, items), here[a[:2]]["cluster"], seed)
             rows.append((task, model, decoding, _name(*a), _name(*b), *test))
     return pd.DataFrame(rows, columns=COMPARISONS)
 
@@ -227,7 +232,7 @@ def verify_again(sample: dict, task: ModuleType, which: str = "strict") -> dict:
 
 def best(verdicts: list[dict], which: str = "strict") -> dict | None:
     """The best of several retries' verdicts: the first that is right, else the first; none where there is none."""
-    return next((v for v in verdicts if is_right(v, which)), verdicts[0] if verdicts else None)
+    return next((v for v in verdicts if tasks.is_right(v, which)), verdicts[0] if verdicts else None)
 
 
 def rescore(folder: Path | str, verdict: str | None = None, task: str | None = None) -> pd.DataFrame:
@@ -238,19 +243,19 @@ def rescore(folder: Path | str, verdict: str | None = None, task: str | None = N
     no longer right where no second try was generated counts as failed in both.
     """
     folder = Path(folder)
-    identity = (results.read_json(folder / "result.json") or {}).get("identity") or results.read_json(folder / "identity.json")
+    identity = (files.read_json(folder / "result.json") or {}).get("identity") or files.read_json(folder / "identity.json")
     if not identity:
-        raise results.ResultsError(f"{folder} holds neither result.json nor identity.json: it is no folder of an evaluation (notebook 03)")
+        raise ResultsError(f"{folder} holds neither result.json nor identity.json: it is no folder of an evaluation (notebook 03)")
     which, old = verdict or identity.get("verdict", "strict"), read_samples(folder)
     module = tasks.get(task or identity["task"])
     new = [verify_again(s, module, which) for s in old]
     changed = sum(a["verdict"] != b["verdict"] for a, b in zip(old, new, strict=True))
     retries = sum(a["second"][c]["verdict"] != b["second"][c]["verdict"] for a, b in zip(old, new, strict=True) for c in a["second"])
     for s in new:
-        if not is_right(s["verdict"], which) and not s["second"]:
+        if not tasks.is_right(s["verdict"], which) and not s["second"]:
             s["second"] = {c: {"verdict": {"correct": False, "lenient": False}} for c in _asked(new, s)}
-    frame = cells(new, identity["task"], identity["model"], results.identity_hash(identity), which)
-    results.write_text(folder / "cells.rescored.csv", frame.to_csv(index=False))
+    frame = cells(new, identity["task"], identity["model"], runs.identity_hash(identity), which)
+    files.write_text(folder / "cells.rescored.csv", frame.to_csv(index=False))
     print(f"{len(new)} samples verified again ({which}): {changed} first tries and {retries} second tries changed their verdict")
     return frame
 

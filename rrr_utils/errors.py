@@ -1,0 +1,52 @@
+"""Errors whose one line says what is wrong, where, and what to do; notebooks show that line and no traceback."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import traceback
+
+
+class PlainError(Exception):
+    """Shown as one line in a notebook, with its traceback if RRR_TRACEBACK is 1."""
+
+    def _render_traceback_(self) -> list[str]:
+        if os.environ.get("RRR_TRACEBACK") == "1":
+            return traceback.format_exception(self)
+        return [f"{type(self).__name__}: {self}"]
+
+
+class SettingsError(PlainError, ValueError):
+    """A profile, preset or setting that cannot be used."""
+
+
+class DataError(PlainError, ValueError):
+    """A task or its data that cannot be used."""
+
+
+class ResultsError(PlainError, ValueError):
+    """A result that cannot be written, read or combined."""
+
+
+#: what the command lines turn into one line on stderr
+PLAIN = (SettingsError, DataError, ResultsError)
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """A hint for a misspelt name.
+
+    >>> nearest("lerning_rate", ["learning_rate", "seed"])
+    "; did you mean 'learning_rate'?"
+    """
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(sorted(known))}"
+
+
+def one_line(error: BaseException | str, most: int = 300) -> str:
+    """An error's kind and text on one line, for messages that quote it.
+
+    >>> one_line(KeyError("a"))
+    "KeyError: 'a'"
+    """
+    text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())[:most]
