@@ -2,13 +2,17 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := menu
-.PHONY: menu reproduce test test-slow lab bench trials publish clean
+.PHONY: menu reproduce runs test test-slow lab bench trials publish clean
 
 SEEDS ?= 0
 PROFILE ?= tiny
 CORES ?= all
 # other settings, as JSON: make reproduce OVERRIDES='{"steps": 5}'
 OVERRIDES ?= {}
+# runs to remove: make runs DELETE=train-seed0-0123abcd
+DELETE ?=
+# make publish FORCE=1 replaces a published table by one of fewer seeds or rows
+FORCE ?=
 # where pip looks for torch besides its usual index; a machine without a GPU saves gigabytes with
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
@@ -16,7 +20,7 @@ TORCH_INDEX ?=
 PYTHON ?=
 VENV := .venv
 PY := $(VENV)/bin/python
-GPUS := $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU ')
+export PROFILE SEEDS OVERRIDES DELETE
 
 menu:
 	@echo "make reproduce [SEEDS=0,1,2] [PROFILE=tiny]   collect failures, train, evaluate, print the table; goes on where it was stopped"
@@ -24,6 +28,7 @@ menu:
 	@echo "make test-slow                                end to end, kills, and GPU tests where there is a GPU"
 	@echo "make lab                                      the notebooks in JupyterLab"
 	@echo "make bench                                    what a training step costs, beside trl's own"
+	@echo "make runs [DELETE=NAME]                       list the runs with what differs from the profile; remove named ones"
 	@echo "make trials [PROFILE=tiny]                    what data/trials.yaml tries on dev before a recipe is fixed; 20 minutes"
 	@echo "make publish [PROFILE=tiny]                   copy finished runs to results/<profile>/, to be committed"
 	@echo "make clean                                    remove .venv and caches; results stay"
@@ -39,17 +44,21 @@ $(VENV)/stamp: requirements.lock pyproject.toml
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-# the options are those of workflow/profiles/default, which a bare `snakemake` takes: runs.done decides, not locks, marks or file times
-SNAKEMAKE = $(VENV)/bin/snakemake --workflow-profile none --nolock --ignore-incomplete --rerun-triggers mtime --quiet all --cores $(CORES) \
-  $(if $(filter-out 0,$(GPUS)),--resources gpu=$(GPUS))
-NOT_FINISHED = { [ $$? -eq 2 ] || echo "Not finished: the lines above say why. What was computed stays; the same command goes on from there." >&2; exit 1; }
+# the options are those of workflow/profiles/default, which a bare `snakemake` takes
+SNAKEMAKE = $(VENV)/bin/snakemake --workflow-profile none --nolock --ignore-incomplete --rerun-triggers mtime --keep-going \
+  --quiet all --cores $(CORES) --resources gpu=$$($(PY) -c 'from rrr_utils import gpus; print(max(1, len(gpus.visible())))')
+CONFIG = --config profile="$$PROFILE" seeds="$$SEEDS" overrides="$$OVERRIDES"
+# in a process group of its own: a signal to make reaches Snakemake and its jobs as an interrupt, so that they save and end
+run = set -m; $(1) & job=$$!; trap 'kill -INT -- -$$job 2>/dev/null' TERM INT HUP; \
+  while :; do status=0; wait $$job || status=$$?; kill -0 $$job 2>/dev/null || break; done; \
+  if [ $$status -ne 0 ]; then [ $$status -eq 2 ] || echo "Not finished: the lines above say why. What was computed stays; the same command goes on from there." >&2; exit 1; fi
 
 reproduce: $(VENV)/stamp
-	@$(SNAKEMAKE) --config profile='$(PROFILE)' seeds='$(SEEDS)' overrides='$(OVERRIDES)' || $(NOT_FINISHED)
-	@$(PY) -c 'import json, sys; from rrr_utils import runs, settings; \
-	print((runs.stage_dir(settings.load(sys.argv[1], json.loads(sys.argv[2])), "tables") / "report.md").read_text())' \
-	  '$(PROFILE)' '$(OVERRIDES)'
-	@echo "All is done: profile $(PROFILE), seeds $(SEEDS)."
+	@$(call run,$(SNAKEMAKE) $(CONFIG))
+	@$(PY) -c 'import json, os; from rrr_utils import runs, settings; \
+	one = settings.load(os.environ["PROFILE"], json.loads(os.environ["OVERRIDES"])); \
+	print((runs.stage_dir(one, "tables") / "report.md").read_text())'
+	@echo "All is done: profile $$PROFILE, seeds $$SEEDS."
 
 test: $(VENV)/stamp
 	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) -m pytest -q --doctest-modules rrr_utils tests
@@ -63,12 +72,15 @@ lab: $(VENV)/stamp
 bench: $(VENV)/stamp
 	@$(PY) tests/benchmarks/bench.py
 
+runs: $(VENV)/stamp
+	@$(PY) -m rrr_utils.report $(if $(DELETE),--delete $(DELETE),--runs) --profile "$$PROFILE"
+
 trials: $(VENV)/stamp
-	@$(SNAKEMAKE) --config profile='$(PROFILE)' trials=1 -- trials || $(NOT_FINISHED)
-	@$(PY) -m rrr_utils.report.trials --profile '$(PROFILE)'
+	@$(call run,$(SNAKEMAKE) $(CONFIG) trials=1 -- trials)
+	@$(PY) -m rrr_utils.report --trials --profile "$$PROFILE"
 
 publish: $(VENV)/stamp
-	@$(PY) -m rrr_utils.report.publish --profile '$(PROFILE)'
+	@$(PY) -m rrr_utils.report --publish $(if $(FORCE),--force) --profile "$$PROFILE"
 
 constraints-colab.txt: requirements.lock
 	@{ echo "# Made from requirements.lock by: make $@. The same pins without torch, which Colab brings along."; \
@@ -77,4 +89,4 @@ constraints-colab.txt: requirements.lock
 clean:
 	rm -rf $(VENV) *.egg-info .snakemake .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
-	@echo "results/ stays; runs that are no longer wanted: rm -r results/runs"
+	@echo "results/ stays; make runs lists the runs and removes them"

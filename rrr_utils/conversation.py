@@ -1,12 +1,12 @@
-"""The prompts of the method as chat messages: attempt, reflect, retry, and the controls of the retry.
+"""The prompts of the method as chat messages: attempt, reflect, retry, and the blind retry.
 
-Everything that a model sees is made here, for collecting, training and evaluating alike, so that no stage asks in
-other words than another. The history is passed on as messages, never as rendered text: no template sees it twice.
+Everything that a model sees is made here, for collecting, training and evaluating alike, so that no two stages ask in
+different words. The history is passed on as messages, never as rendered text: no chat template sees it twice.
 """
 
-from __future__ import annotations
-
 from types import ModuleType
+
+from rrr_utils import tasks
 
 Messages = list[dict[str, str]]
 
@@ -14,13 +14,13 @@ Messages = list[dict[str, str]]
 DIRECT = "Reply with the answer only."
 THINK = "Think step by step first, then give the answer."
 
-#: the control without a reflection: the same second chance and the same question, no words of the model's own
+#: the control without a reflection: a second chance at the same question
 BLIND = "That answer is wrong. Try again."
 
 
 def question(task: ModuleType, row: dict, chain_of_thought: bool = False) -> str:
     """The user's message: the task's prompt and how to reply."""
-    return f"{task.prompt(row)} {THINK if chain_of_thought else DIRECT}"
+    return f"{tasks.prompt(task, row)} {THINK if chain_of_thought else DIRECT}"
 
 
 def attempt(task: ModuleType, row: dict, chain_of_thought: bool = False) -> Messages:
@@ -30,23 +30,19 @@ def attempt(task: ModuleType, row: dict, chain_of_thought: bool = False) -> Mess
 
 def reflect(task: ModuleType, row: dict, attempt_text: str, chain_of_thought: bool = False) -> Messages:
     """The failed attempt and the request to reflect: GRPO's prompt, and its completion is the reflection."""
-    return attempt(task, row, chain_of_thought) + [
-        {"role": "assistant", "content": attempt_text},
-        {"role": "user", "content": task.REFLECT},
-    ]
+    failed = {"role": "assistant", "content": attempt_text}
+    return [*attempt(task, row, chain_of_thought), failed, {"role": "user", "content": task.REFLECT}]
 
 
 def retry(task: ModuleType, row: dict, attempt_text: str, reflection: str, chain_of_thought: bool = False) -> Messages:
     """The question again, after the failed attempt and the reflection, in the same conversation."""
-    return reflect(task, row, attempt_text, chain_of_thought) + [
-        {"role": "assistant", "content": reflection},
-        {"role": "user", "content": question(task, row, chain_of_thought)},
-    ]
+    said = {"role": "assistant", "content": reflection}
+    again = {"role": "user", "content": question(task, row, chain_of_thought)}
+    return [*reflect(task, row, attempt_text, chain_of_thought), said, again]
 
 
 def blind_retry(task: ModuleType, row: dict, attempt_text: str, chain_of_thought: bool = False) -> Messages:
     """The question again after the failed attempt, without a reflection."""
-    return attempt(task, row, chain_of_thought) + [
-        {"role": "assistant", "content": attempt_text},
-        {"role": "user", "content": f"{BLIND} {question(task, row, chain_of_thought)}"},
-    ]
+    failed = {"role": "assistant", "content": attempt_text}
+    again = {"role": "user", "content": f"{BLIND} {question(task, row, chain_of_thought)}"}
+    return [*attempt(task, row, chain_of_thought), failed, again]

@@ -1,7 +1,5 @@
 """Errors whose one line says what is wrong, where, and what to do; notebooks show that line and no traceback."""
 
-from __future__ import annotations
-
 import difflib
 import os
 import traceback

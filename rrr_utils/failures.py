@@ -1,129 +1,159 @@
-"""The data set of failures: attempts of the untrained model, verified, the failed ones kept.
+"""The data set of failures: attempts of the base model, verified, the failed ones kept.
 
 Rounds of 1, 3, 12 and 48 samples a query; a query with enough distinct failures drops out. Every finished block of
-queries is one append to `attempts.jsonl`, so that a killed run goes on where it was; `failures.jsonl` (train) and
+queries is one append to `attempts.jsonl`, so a killed run goes on where it was; `failures.jsonl` (train) and
 `dev_failures.jsonl` (one greedy attempt a query) are made from it at the end.
 """
 
-from __future__ import annotations
-
 import collections
-import inspect
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from rrr_utils import conversation, files, runs, tasks
+from rrr_utils import conversation, runs, tasks
 from rrr_utils.errors import ResultsError
+from rrr_utils.files import append_jsonl, read_log, write_jsonl
 from rrr_utils.sampling import HFSampler, make_sampler
 from rrr_utils.settings import Settings
 
 
-def load_rows(task: ModuleType, settings: Settings, split: str, n: int | None) -> list[dict]:
-    """Rows of a split from the settings' source; a task that counts bad rows is told how many are tolerated."""
-    tolerant = {"max_bad_rows": settings.max_bad_rows} if "max_bad_rows" in inspect.signature(task.load).parameters else {}
-    return tasks.check_rows(task, split, task.load(split, n, 0, settings.source, **tolerant))
-
-
-def sample(settings: Settings) -> None:
-    """Sample attempts round by round into `attempts.jsonl` and `dev_attempts.jsonl`; what is there already is not sampled again."""
-    if runs.done(settings, "failures"):
-        return
-    task, (train, dev) = tasks.get(settings.task), queries(settings)  # rows first: a hub set's identity is known once it was read
-    directory = runs.open_stage(settings, "failures")
-    log, dev_log = directory / "attempts.jsonl", directory / "dev_attempts.jsonl"
-    sampler = None
-    for number, samples in enumerate(settings.rounds):
-        records = read_log(log)
-        had, enough = tally(records), settings.failures_per_query
-        if sum(min(len(q["failures"]), enough) for q in had.values()) >= settings.failures_wanted:
-            break
-        finished = {r["id"] for r in records if r["round"] == number}
-        todo = [row for row in train if row["id"] not in finished and len(had[row["id"]]["failures"]) < enough]
-        sampler = sampler or (make_sampler(settings) if todo else None)
-        sample_round(task, settings, sampler, todo, number, samples, settings.temperature, log)
-    finished = {r["id"] for r in read_log(dev_log)}
-    if todo := [row for row in dev if row["id"] not in finished]:
-        sample_round(task, settings, sampler or make_sampler(settings), todo, 0, 1, 0.0, dev_log)
-
-
-def finish(settings: Settings) -> dict:
-    """Write `failures.jsonl`, `dev_failures.jsonl` and the stage's result; returns it."""
-    if (result := runs.done(settings, "failures")) is not None:
-        return result
-    directory, (train, dev) = runs.stage_dir(settings, "failures"), queries(settings)
-    records = read_log(directory / "attempts.jsonl")
-    kept = failures(train, records, settings.failures_per_query)[: settings.failures_wanted]
-    dev_records = read_log(directory / "dev_attempts.jsonl")
-    kept_dev = failures(dev, dev_records, 1)[: settings.dev_items]
-    for split, rows, log, found in (("train", train, records, kept), ("dev", dev, dev_records, kept_dev)):
-        if not found:
-            why = why_none(log, settings.attempt_tokens)
-            raise ResultsError(f"no failures of {len(rows)} {split} queries to reflect on: {why}")
-    outputs = [directory / "failures.jsonl", directory / "dev_failures.jsonl"]
-    for path, rows in zip(outputs, (kept, kept_dev), strict=True):
-        files.write_jsonl(path, rows)
-    return runs.finish(settings, "failures", outputs, statistics(records, kept, kept_dev), runs.began(directory))
+def load_rows(settings: Settings, split: str, n: int | None) -> list[dict]:
+    """`n` checked rows of a split from the settings' source. Raises DataError."""
+    task = tasks.get(settings.task)
+    return tasks.load(task, split, n, runs.source_of(settings), settings.max_bad_rows)
 
 
 def queries(settings: Settings) -> tuple[list[dict], list[dict]]:
-    """Rows of train, and of dev (four times as many as failures are wanted, since most may be solved)."""
-    task = tasks.get(settings.task)
-    return load_rows(task, settings, "train", settings.train_queries), load_rows(task, settings, "dev", 4 * settings.dev_items)
+    """Rows of train, and of dev (four times as many as failures are wanted, since many may be solved)."""
+    train, dev = (
+        load_rows(settings, "train", settings.train_queries),
+        load_rows(settings, "dev", 4 * settings.dev_items),
+    )
+    tasks.disjoint(tasks.get(settings.task), {"train": train, "dev": dev})
+    return train, dev
 
 
-def sample_round(
-    task: ModuleType, settings: Settings, sampler: HFSampler, rows: list[dict], number: int, samples: int, temperature: float, log: Path
+def sample(settings: Settings) -> None:
+    """Sample attempts round by round into `attempts.jsonl` and `dev_attempts.jsonl`; nothing is sampled twice."""
+    if runs.done(settings, "failures"):
+        return
+    train, dev = queries(settings)  # before the folder is begun: bad data leaves none
+    with runs.begin(settings, "failures") as (folder, settings):
+        sampler = None
+        for number, rows in _left(settings, train, dev, folder):
+            sampler = sampler or make_sampler(settings)
+            if number is None:
+                _sample_round(settings, sampler, rows, 0, 1, 0.0, folder / "dev_attempts.jsonl")
+            else:
+                heat, samples = settings.temperature, settings.rounds[number]
+                _sample_round(settings, sampler, rows, number, samples, heat, folder / "attempts.jsonl")
+
+
+def _left(
+    settings: Settings, train: list[dict], dev: list[dict], folder: Path
+) -> Iterator[tuple[int | None, list[dict]]]:
+    """What is still to be sampled, read from the logs as they grow: (round, its rows), at last (None, dev's rows).
+
+    A round's rows follow from the rounds before it, never from how far this one is: their order seeds the sampling.
+    """
+    for number in range(len(settings.rounds)):
+        records = read_log(folder / "attempts.jsonl")
+        had = tally([r for r in records if r["round"] < number])
+        enough = settings.failures_per_query
+        if sum(min(len(query["failures"]), enough) for query in had.values()) >= settings.failures_wanted:
+            break
+        rows = [row for row in train if len(had[row["id"]]["failures"]) < enough]
+        if {row["id"] for row in rows} - {r["id"] for r in records if r["round"] == number}:
+            yield number, rows
+    if {row["id"] for row in dev} - {r["id"] for r in read_log(folder / "dev_attempts.jsonl")}:
+        yield None, dev
+
+
+def finish(settings: Settings) -> dict:
+    """Write `failures.jsonl`, `dev_failures.jsonl` and the stage's result; returns it.
+
+    Raises ResultsError where sampling is not finished or where there is no failure to learn from.
+    """
+    if (result := runs.done(settings, "failures")) is not None:
+        return result
+    train, dev = queries(settings)
+    with runs.begin(settings, "failures") as (folder, settings):
+        if left := next(iter(_left(settings, train, dev, folder)), None):
+            what = "the dev queries" if left[0] is None else f"round {left[0] + 1} of the train queries"
+            raise ResultsError(f"collecting in {folder} is not finished ({what}): run failures.sample again")
+        records, dev_records = read_log(folder / "attempts.jsonl"), read_log(folder / "dev_attempts.jsonl")
+        kept = failures(train, records, settings.failures_per_query)[: settings.failures_wanted]
+        kept_dev = failures(dev, dev_records, 1)[: settings.dev_items]
+        for split, rows, log, found in (("train", train, records, kept), ("dev", dev, dev_records, kept_dev)):
+            if not found:
+                why = why_none(log, settings.attempt_tokens)
+                raise ResultsError(f"no failures of {len(rows)} {split} queries to reflect on: {why}")
+        outputs = [folder / f"{name}.jsonl" for name in ("failures", "dev_failures", "attempts", "dev_attempts")]
+        write_jsonl(outputs[0], kept)
+        write_jsonl(outputs[1], kept_dev)
+        return runs.finish(settings, "failures", outputs, statistics(records, kept, kept_dev))
+
+
+def _sample_round(
+    settings: Settings, sampler: HFSampler, rows: list[dict], number: int, samples: int, heat: float, log: Path
 ) -> None:
-    """One round: `samples` attempts of each row, verified; a line a query in `log`, appended block by block."""
-    block = 4 * settings.sample_batch
-    for start in range(0, len(rows), block):
-        part = rows[start : start + block]
-        conversations = [conversation.attempt(task, row, settings.chain_of_thought) for row in part]
-        desc = f"attempts, round {number + 1}, {start + len(part)}/{len(rows)}"
-        completions = sampler.sample(conversations, samples, settings.attempt_tokens, temperature, 1000 * number + start, desc)
-        lines = []
-        for row, own in zip(part, completions, strict=True):
-            verdicts = [task.verify(c.text, row) for c in own]
-            solved = [getattr(v, "correct" if settings.verdict == "strict" else "lenient") for v in verdicts]
-            failed = [
-                {"attempt": c.text, "error": v.error, "sample": k}
-                for k, (c, v, ok) in enumerate(zip(own, verdicts, solved, strict=True))
-                if not ok and not c.truncated
-            ]
-            lines.append({"id": row["id"], "round": number, "sampled": samples, "solved": sum(solved), "failures": failed})
-        files.append_jsonl(log, lines)
+    """One round: `samples` attempts of each row, verified; a line a query in `log`, appended block by block.
+
+    A block is seeded by its place in the round, so that a run that was killed samples what an unbroken one samples.
+    """
+    task = tasks.get(settings.task)
+    finished = {record["id"] for record in read_log(log) if record["round"] == number}
+    size = 4 * settings.sample_batch
+    for start in range(0, len(rows), size):
+        block = rows[start : start + size]
+        if all(row["id"] in finished for row in block):
+            continue
+        asked = [conversation.attempt(task, row, settings.chain_of_thought) for row in block]
+        desc = f"attempts, round {number + 1}, {start + len(block)}/{len(rows)}"
+        said = sampler.sample(asked, samples, settings.attempt_tokens, heat, 1000 * number + start, desc)
+        lines = [_record(settings, task, row, own, number) for row, own in zip(block, said, strict=True)]
+        append_jsonl(log, [line for line in lines if line["id"] not in finished])
 
 
-def read_log(path: Path) -> list[dict]:
-    """The lines of a log; none where it was not begun."""
-    return files.read_jsonl(path) if path.exists() else []
+def _record(settings: Settings, task: ModuleType, row: dict, completions: list, number: int) -> dict:
+    """A query's line of the log."""
+    verdicts = [tasks.verify(task, completion.text, row) for completion in completions]
+    solved = [tasks.is_right(verdict, settings.verdict) for verdict in verdicts]
+    failed = [
+        {"attempt": c.text, "error": v.error, "sample": k}
+        for k, (c, v, ok) in enumerate(zip(completions, verdicts, solved, strict=True))
+        if not ok and not c.truncated
+    ]
+    counts = {"sampled": len(completions), "solved": sum(solved)}
+    return {"id": row["id"], "round": number, **counts, "failures": failed}
 
 
 def tally(records: list[dict]) -> dict[str, dict]:
     """Of each query: samples, how many were right, and its distinct failures in the order they were sampled."""
-    queries: dict[str, dict] = collections.defaultdict(lambda: {"sampled": 0, "solved": 0, "failures": {}})
+    found: dict[str, dict] = collections.defaultdict(lambda: {"sampled": 0, "solved": 0, "failures": {}})
     for record in records:
-        query = queries[record["id"]]
+        query = found[record["id"]]
         for failure in record["failures"]:
-            query["failures"].setdefault(failure["attempt"], {**failure, "sample": query["sampled"] + failure["sample"]})
+            sample = query["sampled"] + failure["sample"]
+            query["failures"].setdefault(failure["attempt"], {**failure, "sample": sample})
         query["sampled"] += record["sampled"]
         query["solved"] += record["solved"]
-    return queries
+    return found
 
 
 def failures(rows: list[dict], records: list[dict], most: int) -> list[dict]:
     """Lines of `failures.jsonl`: at most `most` distinct failures a query, the queries in their order."""
-    queries, lines = tally(records), []
+    found, lines = tally(records), []
     for row in rows:
-        query = queries[row["id"]]
+        query = found[row["id"]]
+        counts = {"sampled": query["sampled"], "solved": query["solved"]}
         for failure in list(query["failures"].values())[:most]:
-            counts = {"sampled": query["sampled"], "solved": query["solved"]}
             lines.append({"id": row["id"], "cluster": row["cluster"], "row": row, **failure, **counts})
     return lines
 
 
 def cut_off(records: list[dict]) -> int:
-    """How many wrong attempts the token limit cut off: they are no answers, so nothing is to be learnt from reflecting on them."""
+    """How many wrong attempts the token limit cut off: they are not kept."""
     return sum(r["sampled"] - r["solved"] - len(r["failures"]) for r in records)
 
 
@@ -134,18 +164,19 @@ def why_none(records: list[dict], limit: int) -> str:
     '3 of 4 attempts were cut off at attempt_tokens 16 and none of the others is wrong; raise attempt_tokens'
     """
     if cut := cut_off(records):
-        sampled = sum(r["sampled"] for r in records)
-        return f"{cut} of {sampled} attempts were cut off at attempt_tokens {limit} and none of the others is wrong; raise attempt_tokens"
+        many = f"{cut} of {sum(r['sampled'] for r in records)} attempts were cut off at attempt_tokens {limit}"
+        return f"{many} and none of the others is wrong; raise attempt_tokens"
     return "the model answers all of them right; choose a harder task"
 
 
 def statistics(records: list[dict], kept: list[dict], kept_dev: list[dict]) -> dict:
-    """What notebook 01 shows: how many attempts were sampled, how many were right, how the rest failed."""
-    queries = tally(records).values()
-    sampled, solved = sum(q["sampled"] for q in queries), sum(q["solved"] for q in queries)
+    """What notebook 01 shows: how many attempts were sampled, how many were right, how the others failed."""
+    found = tally(records).values()
+    sampled, solved = sum(q["sampled"] for q in found), sum(q["solved"] for q in found)
     return {
-        "queries": len(queries), "attempts": sampled, "solved": solved, "accuracy": solved / max(1, sampled),
-        "never_solved": sum(q["solved"] == 0 for q in queries), "always_solved": sum(q["solved"] == q["sampled"] for q in queries),
+        "queries": len(found), "attempts": sampled, "solved": solved, "accuracy": solved / max(1, sampled),
+        "never_solved": sum(q["solved"] == 0 for q in found),
+        "always_solved": sum(q["solved"] == q["sampled"] for q in found),
         "cut_off": cut_off(records), "failures": len(kept), "dev_failures": len(kept_dev),
         "errors": dict(collections.Counter(f["error"] for f in kept).most_common()),
     }  # fmt: skip

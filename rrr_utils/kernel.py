@@ -1,11 +1,9 @@
-"""Run a notebook through papermill: in this very Python, with a live log, and with an end that is always known.
+"""Run a notebook through papermill: with this Python, with a live log, and with a known end.
 
-papermill alone calls every cell of a killed kernel "completed", takes the Python that some kernelspec names, and shows
-nothing while a cell runs. Here a failure comes back as data: which cell, which error. Not covered: what counts as success
+papermill alone calls every cell of a killed kernel "completed", takes the Python of some kernelspec, and shows nothing
+while a cell runs. Here a failure comes back as data: which cell, which error. Not covered: what counts as success
 (`launch.py` asks `runs.done`).
 """
-
-from __future__ import annotations
 
 import logging
 import os
@@ -21,27 +19,26 @@ import papermill
 import psutil
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
-from nbclient.exceptions import DeadKernelError
 
 #: tqdm.auto is imported before there is a shell: its bars are then text, which a log can show, and not widgets
 _START = "import tqdm.auto; from ipykernel import kernelapp; kernelapp.launch_new_instance()"
-GRACE = 20  # seconds that an interrupted cell has for saving
+#: seconds that an interrupted cell has for saving
+GRACE = 20
 
 
 class Failure(NamedTuple):
     """How a notebook ended before its last cell."""
 
     cell: int | None  # counted from 1, as a reader does, markdown cells included
-    error: str  # name of the exception; DeadKernelError for a killed kernel, KeyboardInterrupt for a stopped one
+    error: str  # name of the exception: DeadKernelError for a killed kernel, KeyboardInterrupt for a stopped one
     text: str
     traceback: str = ""
 
 
 class Kernel(AsyncKernelManager):
-    """Starts the Python that runs this, whatever a machine's kernelspecs say, and notes its process id."""
+    """Starts the Python that runs this, whatever the kernelspecs say, and remembers the process."""
 
-    pid: int | None = None
-    pid_file: Path | None = None
+    process: psutil.Process | None = None
 
     @property
     def kernel_spec(self) -> KernelSpec:
@@ -50,9 +47,7 @@ class Kernel(AsyncKernelManager):
 
     async def _async_post_start_kernel(self, **options: Any) -> None:
         await super()._async_post_start_kernel(**options)
-        Kernel.pid = self.provisioner.pid
-        if Kernel.pid_file:
-            Kernel.pid_file.write_text(str(Kernel.pid))
+        Kernel.process = psutil.Process(self.provisioner.pid)
 
 
 class Log:
@@ -87,23 +82,23 @@ class Log:
 
 
 def execute(
-    notebook: Path, output: Path, parameters: dict[str, Any], cwd: Path, pid_file: Path, prefix: str = "", plain: bool = False
+    notebook: Path, output: Path, parameters: dict[str, Any], cwd: Path, prefix: str = "", plain: bool = False
 ) -> Failure | None:
     """Run the notebook and write its executed copy to `output` as it goes. None if every cell ran to its end.
 
     SIGINT and SIGTERM interrupt the running cell, which may save within GRACE seconds, and then end the kernel.
     """
-    Kernel.pid, Kernel.pid_file = None, pid_file
+    Kernel.process = None
     logs = Log(sys.stdout, prefix, plain), Log(sys.stderr, prefix, plain)
     asked = False
 
     def stop(number: int, frame: Any) -> None:
         nonlocal asked
-        if asked or not Kernel.pid or number == signal.SIGALRM:
+        if asked or not Kernel.process or number == signal.SIGALRM:
             raise KeyboardInterrupt
         asked = True
         print(f"{prefix}stopping: the running cell has {GRACE} seconds to save", file=sys.stderr, flush=True)
-        _signal(Kernel.pid, signal.SIGINT)
+        _signal(Kernel.process, signal.SIGINT)
         signal.alarm(GRACE)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
@@ -111,52 +106,47 @@ def execute(
     failure = None
     try:
         papermill.execute_notebook(
-            notebook, output, parameters=parameters, kernel_name="python3", language="python", cwd=cwd, progress_bar=False,
-            stdout_file=logs[0], stderr_file=logs[1], kernel_manager_class=Kernel, coalesce_streams=True, start_timeout=120,
+            notebook, output, parameters=parameters, kernel_name="python3", language="python", cwd=cwd,
+            progress_bar=False, stdout_file=logs[0], stderr_file=logs[1], kernel_manager_class=Kernel,
+            coalesce_streams=True, start_timeout=120,
         )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         cell = next((i for i, each in enumerate(_cells(output), 1) if _failed(each)), error.cell_index + 1)
         traceback = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
         failure = Failure(cell, error.ename, error.evalue, traceback)
-    except DeadKernelError as error:
-        failure = Failure(_mark_dead(output), "DeadKernelError", str(error))
     except KeyboardInterrupt:
         failure = Failure(_mark_dead(output), "KeyboardInterrupt", "")
-    except Exception as error:  # papermill, nbclient or the disk: whatever it is, it is told as one line
+    except Exception as error:  # a dead kernel, papermill, nbclient or the disk: all of it becomes one line
         failure = Failure(_mark_dead(output), type(error).__name__, str(error))
     finally:
         signal.alarm(0)
         for number, handler in before.items():
             signal.signal(number, handler)
-        if Kernel.pid:
-            end(Kernel.pid, patience=0)
-        pid_file.unlink(missing_ok=True)
+        if Kernel.process:
+            _end(Kernel.process)
         for log in logs:
             log.close()
     return failure._replace(error="KeyboardInterrupt") if failure and asked else failure
 
 
-def end(pid: int, patience: float) -> None:
-    """See a kernel's process off: wait for it, then kill it and what it started. Another program's process is left alone."""
-    limit = time.monotonic() + patience
-    while _is_kernel(pid):
-        if time.monotonic() >= limit:
-            _signal(pid, signal.SIGKILL)
-            limit += 1
+def _end(process: psutil.Process) -> None:
+    """Kill a kernel that is still there, with what it started."""
+    while _alive(process):
+        _signal(process, signal.SIGKILL)
         time.sleep(0.1)
 
 
-def _is_kernel(pid: int) -> bool:
-    try:
-        process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and "ipykernel" in " ".join(process.cmdline())
+def _alive(process: psutil.Process) -> bool:
+    try:  # is_running() knows a process id that now belongs to another program
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
 
 
-def _signal(pid: int, number: int) -> None:
+def _signal(process: psutil.Process, number: int) -> None:
     try:
-        os.killpg(pid, number)  # a kernel leads a process group of its own
+        if _alive(process):
+            os.killpg(process.pid, number)  # a kernel leads a process group of its own
     except (ProcessLookupError, PermissionError):
         pass
 
@@ -176,7 +166,7 @@ def _failed(cell: Any) -> bool:
 
 
 def _mark_dead(path: Path) -> int | None:
-    """papermill has marked every cell as completed; mark the one that ran as failed and the rest as pending."""
+    """Mark the cell that ran as failed and the rest as pending: papermill has marked all as completed."""
     try:
         notebook = nbformat.read(path, as_version=4)
     except (OSError, ValueError):
@@ -193,6 +183,6 @@ def _mark_dead(path: Path) -> int | None:
     try:
         nbformat.write(notebook, path)
     except OSError:
-        pass  # a full disk: the message counts, not this copy
+        pass  # a full disk: the message matters, not this copy
     cells = _cells(path)
     return next((i for i, cell in enumerate(cells, 1) if cell.get("id") == last.get("id")), None)

@@ -1,6 +1,4 @@
-"""How a result came to be: commit, versions, hardware, time, command. Recorded beside every result and never compared."""
-
-from __future__ import annotations
+"""How a result was made: commit, versions, hardware, time, command. Recorded with every result, never compared."""
 
 import importlib.metadata
 import os
@@ -14,25 +12,12 @@ from typing import Any
 
 from rrr_utils.settings import ROOT
 
-PACKAGES = (
-    "torch",
-    "trl",
-    "transformers",
-    "peft",
-    "accelerate",
-    "bitsandbytes",
-    "tokenizers",
-    "datasets",
-    "numpy",
-    "scipy",
-    "pandas",
-    "unsloth",
-    "vllm",
-)
+PACKAGES = """torch trl transformers peft accelerate bitsandbytes tokenizers datasets numpy scipy pandas unsloth
+vllm""".split()
 
 
 def provenance(started: float) -> dict[str, Any]:
-    """How a result came to be: recorded, never compared."""
+    """What is recorded with a result. `started`: seconds since the epoch."""
     torch = sys.modules.get("torch")  # looked up, not imported: tables need none
     versions = {}
     for name in PACKAGES:
@@ -58,8 +43,9 @@ def provenance(started: float) -> dict[str, Any]:
 
 
 def _git(*arguments: str) -> str | None:
+    options = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 20, "check": True}
     try:
-        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+        return subprocess.run(["git", *arguments], **options).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
 

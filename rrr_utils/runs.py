@@ -1,262 +1,256 @@
-"""Run directories: where a stage's files lie, what they are of (identity), how they are written, and whether they are done.
+"""Run folders: begun under a lock, done once `result.json` is there and its outputs are whole. Re-exports identity.py.
 
-A stage is done when its `result.json` is there with the identity that is asked for and its outputs are as they were
-written. Covered: directories, identity, done or not, refusing to mix, reading all. How files are written is in `files.py`. Not covered: what the stages compute. No torch.
+The tables of a profile are derived (results/runs/tables/<profile>/): no hash, made again when what they read changes.
+Not covered: what the stages compute (failures.py, training.py, evaluation.py) and how files are written (files.py).
 """
 
-from __future__ import annotations
-
-import hashlib
-import json
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
-from rrr_utils import tasks
-from rrr_utils.errors import ResultsError, SettingsError
+from filelock import FileLock, Timeout
+
+from rrr_utils.errors import PLAIN, ResultsError
 from rrr_utils.files import file_hash, no_space, read_json, write_json
+from rrr_utils.identity import (  # noqa: F401
+    NOTEBOOKS,
+    STAGES,
+    VERSIONS,
+    home,
+    identity,
+    identity_hash,
+    model_name,
+    model_path,
+    profile_name,
+    root,
+    source_of,
+    stage_dir,
+    task_name,
+    upstream,
+)
 from rrr_utils.provenance import provenance
-from rrr_utils.settings import DATA, ROOT, STAGE_FIELDS, Settings
-
-if TYPE_CHECKING:
-    pass
-
-STAGES = ("failures", "train", "evaluate", "tables")
-#: raised by hand when what a stage's files mean changes: older results then count as stale
-VERSIONS = {"failures": 1, "train": 1, "evaluate": 1, "tables": 1}
+from rrr_utils.settings import DATA, KEPT_FIELDS, ROOT, STAGE_FIELDS, Settings
 
 
-# ---------------------------------------------------------------- where things lie
+@contextlib.contextmanager
+def begin(settings: Settings, stage: str) -> Iterator[tuple[Path, Settings]]:
+    """The stage's folder, locked while the block runs, and the settings that its run goes on with.
 
-
-def runs_dir(settings: Settings) -> Path:
-    """The profile's folder of runs. A relative results_dir counts from the repository, wherever the kernel was started."""
-    return ROOT / settings.results_dir / settings.profile
-
-
-def stage_dir(settings: Settings, stage: str) -> Path:
-    """The folder of a stage's files.
-
-    >>> from rrr_utils.settings import build
-    >>> stage_dir(build({"model": "Qwen/Qwen2.5-1.5B", "seed": 3}), "train").relative_to(ROOT).as_posix()
-    'results/runs/tiny/countdown/Qwen--Qwen2.5-1.5B/seed3/train'
+    What a folder was begun with (engine, dtype, batch sizes) it goes on with, since these can change single texts.
+    Raises ResultsError where a stage before it is not done, or is another one than this run began with.
     """
-    _known(stage)
-    if stage == "tables":
-        return runs_dir(settings) / "tables"
-    if stage == "train" and settings.seed is None:
-        raise SettingsError("stage 'train' needs a seed, and seed none stands for the untrained model: set seed to 0, 1, ...")
-    who = "vanilla" if stage == "failures" or settings.seed is None else f"seed{settings.seed}"
-    return runs_dir(settings) / task_name(settings) / model_name(settings).replace("/", "--") / who / stage
-
-
-def task_name(settings: Settings) -> str:
-    """The task's name in paths and tables: for a file of one's own, its stem."""
-    return Path(settings.task).stem if settings.task.endswith(".py") else settings.task
-
-
-def model_name(settings: Settings) -> str:
-    """The model's name in tables: a hub id, or a folder's last component."""
-    return Path(settings.model).name if _is_folder(settings.model) else settings.model
-
-
-def upstream(settings: Settings, stage: str) -> list[tuple[Settings, str]]:
-    """What a stage reads. The reflector's attempts are the untrained model's own, so its evaluation reads that one's too."""
-    _known(stage)
-    untrained = [(settings.model_copy(update={"seed": None}), "evaluate")]
-    if stage == "failures" or (stage == "evaluate" and settings.seed is None):
-        return []
-    if stage == "train":
-        return [(settings, "failures")]
-    if stage == "evaluate":
-        return [(settings, "train"), *(untrained if "reflector" in settings.policies else [])]
-    return untrained + ([(settings, "evaluate")] if settings.seed is not None else [])
-
-
-def model_folder(settings: Settings) -> Path | None:
-    """The local folder of the settings' model; None for a hub id."""
-    if settings.model == "embedded":
-        return DATA / "embedded" / task_name(settings)
-    return (ROOT / Path(settings.model).expanduser()).resolve() if _is_folder(settings.model) else None
-
-
-def _is_folder(model: str) -> bool:
-    return model.startswith((".", "/", "~")) or (ROOT / model).is_dir()
-
-
-def _known(stage: str) -> None:
-    if stage not in STAGES:
-        raise SettingsError(f"unknown stage '{stage}'; known: {', '.join(STAGES)}")
-
-
-# ---------------------------------------------------------------- what a result is of
-
-
-def identity(settings: Settings, stage: str) -> dict[str, Any]:
-    """What a stage's result is of: the settings that bear on it, hashes of its data and model, versions, its upstream.
-
-    It never depends on how the run fits the machine (threads, micro-batch, dtype) or on where files are written.
-    The tables' identity is made of the results that they are drawn from.
-    """
-    _known(stage)
-    if stage == "tables":
-        found = {
-            path.parent.relative_to(runs_dir(settings)).as_posix(): identity_hash({result["identity_hash"]: result["outputs"]})
-            for path, result in _evaluations(runs_dir(settings))
-        }
-        paper = file_hash(DATA / "paper.csv") if (DATA / "paper.csv").is_file() else None
-        return {"stage": stage, "versions": {"stage": VERSIONS[stage]}, "data": f"sha256:{paper}", "upstream": found}
-    task = tasks.get(settings.task)
-    fields = settings.model_dump(mode="json", include=set(STAGE_FIELDS[stage]))
-    fields["task"], fields["model"] = task_name(settings), model_name(settings)  # not where they lie on this machine
-    if settings.source and (ROOT / settings.source).is_file():
-        fields["source"] = Path(settings.source).name  # its content is in `data`
-    if settings.seed is None:
-        fields.pop("policies", None)  # of the trained model only
-    return {
-        **fields,
-        "stage": stage,
-        "versions": {"stage": VERSIONS[stage], "task": task.VERSION},
-        "data": tasks.fingerprint(task, settings.source),
-        "model_hash": _model_hash(settings),
-        "upstream": {name: identity_hash(identity(above, name)) for above, name in upstream(settings, stage)},
-    }
-
-
-def identity_hash(identity: dict[str, Any]) -> str:
-    """First 8 hex digits of the sha256 of an identity's canonical JSON.
-
-    >>> identity_hash({"a": 1, "b": [2]}) == identity_hash({"b": [2], "a": 1})
-    True
-    """
-    return hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()).hexdigest()[:8]
-
-
-def _model_hash(settings: Settings) -> str:
-    """Content hash of a local model; a hub id with the revision that the local cache has, if any."""
-    folder = model_folder(settings)
-    if folder is None:
-        from huggingface_hub.constants import HF_HUB_CACHE
-
-        ref = Path(HF_HUB_CACHE) / f"models--{settings.model.replace('/', '--')}" / "refs" / "main"
-        return f"hub:{settings.model}@{ref.read_text().strip()}" if ref.is_file() else f"hub:{settings.model}"
-    weights = list(folder.glob("*.safetensors"))
-    files = sorted(weights + [folder / name for name in ("config.json", "tokenizer.json") if (folder / name).is_file()])
-    if not weights:
-        what = f"no embedded model for task '{settings.task}'" if settings.model == "embedded" else "no saved model"
-        raise ResultsError(f"{what} in {folder} (no *.safetensors): set model to a hub id or to a folder with a model")
-    whole = hashlib.sha256()
-    for path in files:
-        whole.update(f"{path.name} {file_hash(path)}\n".encode())
-    return f"sha256:{whole.hexdigest()}"
-
-
-def _same(old: dict[str, Any] | None, new: dict[str, Any]) -> bool:
-    """Equal, where a hub revision that is known on one side only does not count as a difference."""
-
-    def bare(value: str, other: str) -> str:
-        return value.split("@")[0] if value.startswith("hub:") and ("@" in value) != ("@" in other) else value
-
-    if not old or old.keys() != new.keys():
-        return False
-    for name in ("data", "model_hash"):
-        if name in new:
-            old, new = {**old, name: bare(old[name], new[name])}, {**new, name: bare(new[name], old[name])}
-    return old == new
-
-
-# ---------------------------------------------------------------- begin, finish, done
-
-
-def open_stage(settings: Settings, stage: str) -> Path:
-    """The stage's folder, ready to write to: files of the same identity stay (the run goes on), others are moved aside."""
     folder, now = stage_dir(settings, stage), identity(settings, stage)
+    with hold(folder):
+        clear_damage(folder)
+        (folder / "failed.json").unlink(missing_ok=True)
+        read = {}
+        for one, name in upstream(settings, stage):
+            if (result := done(one, name)) is None:
+                text = f"no finished '{name}' result in {stage_dir(one, name)}"
+                raise ResultsError(f"{text}: run notebook {NOTEBOOKS[name]} first")
+            read |= {f"{stage_dir(one, name).name}/{file}": digest for file, digest in result["outputs"].items()}
+        begun = read_json(folder / "begun.json")
+        if begun is None:
+            begun = {"stage": stage, "identity": now, "identity_hash": identity_hash(now)}
+            begun |= {"settings": settings.model_dump(mode="json"), "read": read, "started": time.time()}
+            write_json(folder / "begun.json", begun)
+        if changed := sorted(name for name, _ in read.items() ^ begun["read"].items()):
+            raise ResultsError(
+                f"{folder} was begun with another {changed[0]} than is there now, so it cannot go on: "
+                f"make runs DELETE={folder.name} removes it, and the same command begins it anew"
+            )
+        kept = {name: begun["settings"].get(name, getattr(settings, name)) for name in KEPT_FIELDS}
+        for name in [name for name in KEPT_FIELDS if kept[name] != getattr(settings, name)]:
+            text = f"goes on with {name} {kept[name]}, as it was begun, not {getattr(settings, name)}"
+            print(f"{folder.name} {text}", flush=True)
+        yield folder, settings.model_copy(update=kept)
+
+
+@contextlib.contextmanager
+def hold(folder: Path, name: str = ".lock", waiting: str = "") -> Iterator[None]:
+    """The folder, there and locked; waits for another process that works in it. The lock ends with its process."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / name, is_singleton=True)  # may be taken again by who has it
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print(waiting or f"another process works in {folder}: waiting for it", file=sys.stderr, flush=True)
+            lock.acquire()
     except OSError as error:
         raise no_space(folder, error) from None
-    result = read_json(folder / "result.json")
-    old = read_json(folder / "identity.json") or (result or {}).get("identity")
-    kept = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    if kept and (not _same(old, now) or (result and not _intact(folder, result))):
-        word = "damaged" if _same(old, now) else "stale"
-        aside = folder.with_name(f"{folder.name}.{word}-{identity_hash(old) if old else 'unknown'}")
-        number = 1
-        while aside.exists():
-            number += 1
-            aside = aside.with_name(f"{aside.name.split('~')[0]}~{number}")
-        aside.mkdir()
-        for path in kept:  # the files, not the folder: the launcher's own unfinished notebook lies there too
-            path.rename(aside / path.name)
-        why = "its outputs are not as they were written" if word == "damaged" else "it is of other settings, data or versions"
-        print(f"{stage}: moved an older result aside to {aside} ({why})", flush=True)
-    if read_json(folder / "identity.json") != now:  # else it stays as it was: its time says when the stage was begun
-        write_json(folder / "identity.json", now)
-    return folder
+    try:
+        yield
+    finally:
+        lock.release()
 
 
-def began(directory: Path) -> float:
-    """When a stage was first opened, in seconds since the epoch (the time of its `identity.json`)."""
-    return (directory / "identity.json").stat().st_mtime
+def open_tables(settings: Settings) -> Path:
+    """The folder of the profile's tables, there to be written to."""
+    with hold(folder := stage_dir(settings, "tables")):
+        return folder
 
 
-def finish(settings: Settings, stage: str, outputs: list[Path], summary: dict[str, Any], started: float) -> dict[str, Any]:
-    """Write `result.json`, last of all. Outputs are files, or folders whose files all count; `started` is time.time()."""
-    folder, now = stage_dir(settings, stage), identity(settings, stage)
-    files = sorted(file for path in outputs for file in (path.rglob("*") if path.is_dir() else [path]) if not file.is_dir())
+def finish(
+    settings: Settings, stage: str, outputs: list[Path], summary: dict[str, Any], started: float | None = None
+) -> dict[str, Any]:
+    """Write `result.json`, last of all; returns it. Outputs are files, or folders whose files all count.
+
+    `started` in seconds since the epoch; none takes the time when the folder was begun.
+    """
+    folder = stage_dir(settings, stage)
+    now = tables_identity(settings) if stage == "tables" else identity(settings, stage)
+    begun = read_json(folder / "begun.json") or {"settings": settings.model_dump(mode="json"), "read": {}}
+    inside = [file for path in outputs for file in (path.rglob("*") if path.is_dir() else [path])]
     result = {
         "stage": stage,
         "identity": now,
         "identity_hash": identity_hash(now),
-        "provenance": provenance(started),
-        "outputs": {file.relative_to(folder).as_posix(): file_hash(file) for file in files},
+        "settings": begun["settings"],
+        "provenance": provenance(begun["started"] if started is None else started),
+        "read": begun["read"],
+        "outputs": {
+            file.relative_to(folder).as_posix(): file_hash(file) for file in sorted(inside) if not file.is_dir()
+        },
         "summary": summary,
     }
-    if read_json(folder / "identity.json") != now:
-        write_json(folder / "identity.json", now)
     write_json(folder / "result.json", result)
     return result
 
 
 def done(settings: Settings, stage: str) -> dict[str, Any] | None:
-    """The stage's result if it is of what is asked for and its outputs are intact, else None."""
+    """The stage's result where it is whole, else None. Damaged outputs set its `result.json` aside."""
+    result = whole(stage_dir(settings, stage))
+    if result is None or (stage == "tables" and result["identity"] != tables_identity(settings)):
+        return None
+    return result
+
+
+def whole(folder: Path) -> dict[str, Any] | None:
+    """A folder's result, checked. One that is not as it was written is renamed to `result.damaged.json`."""
+    path = folder / "result.json"
+    if not path.is_file():
+        return None
+    result = read_json(path)
+    if not _well_formed(result):
+        reason = "it is no result of a stage"
+    elif result["stage"] != "tables" and not folder.name.endswith(f"-{identity_hash(result['identity'])}"):
+        reason = "it belongs to another folder"
+    elif changed := [name for name, digest in result["outputs"].items() if _digest(folder / name) != digest]:
+        reason = f"{changed[0]} is not as it was written"
+    else:
+        return result
+    print(f"{path} is set aside as result.damaged.json: {reason}", file=sys.stderr, flush=True)
+    with contextlib.suppress(FileNotFoundError):  # another reader was faster
+        path.replace(folder / "result.damaged.json")
+    return None
+
+
+def _well_formed(result: Any) -> bool:
+    parts = {"stage": str, "identity": dict, "settings": dict, "read": dict, "outputs": dict, "summary": dict}
+    return isinstance(result, dict) and all(isinstance(result.get(name), kind) for name, kind in parts.items())
+
+
+def _digest(path: Path) -> str | None:
+    return file_hash(path) if path.is_file() else None
+
+
+def clear_damage(folder: Path) -> list[str]:
+    """Move the outputs that a damaged result names, and that are not as written, to `damaged/`; returns their names."""
+    path, aside = folder / "result.damaged.json", folder / "damaged"
+    if not path.exists():
+        return []
+    result = read_json(path)
+    outputs = result["outputs"] if _well_formed(result) else {}
+    moved = [name for name, digest in outputs.items() if _digest(folder / name) != digest]
+    for name in [*(name for name in moved if (folder / name).exists()), path.name]:
+        (aside / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).replace(aside / name)
+    return moved
+
+
+class Run(NamedTuple):
+    """A stage's folder as it lies there: how it was begun, and its result or failure, if any. Nothing is checked."""
+
+    folder: Path
+    begun: dict[str, Any]
+    result: dict[str, Any] | None
+    failed: dict[str, Any] | None
+
+
+def listed(results_dir: str | Path) -> list[Run]:
+    """Every stage folder under a results_dir, by path."""
+    runs = []
+    for folder in sorted(path for path in (ROOT / Path(results_dir).expanduser()).glob("*/*/*-*") if path.is_dir()):
+        result, failed = read_json(folder / "result.json"), read_json(folder / "failed.json")
+        begun = read_json(folder / "begun.json") or result
+        if isinstance(begun, dict) and {"stage", "identity", "settings", "read"} <= begun.keys():
+            runs.append(Run(folder, begun, result if _well_formed(result) else None, failed))
+    return runs
+
+
+def asked(settings: Settings) -> list[Settings]:
+    """Whose evaluations a table takes: the base model's, then one for each seed of `seeds`.
+
+    Empty `seeds` stand for every seed with a finished evaluation of these settings, or for `seed` where there is none.
+    """
+    seeds = settings.seeds
+    if not seeds:
+        names = [path.name.split("-")[1] for path in home(settings).glob("evaluate-seed*-*")]
+        there = sorted({int(name.removeprefix("seed")) for name in names if name.removeprefix("seed").isdigit()})
+        seeds = [seed for seed in there if done(settings.model_copy(update={"seed": seed}), "evaluate")]
+        seeds = seeds or [0 if settings.seed is None else settings.seed]
+    return [settings.model_copy(update={"seed": seed}) for seed in (None, *seeds)]
+
+
+def tables_identity(settings: Settings) -> dict[str, Any]:
+    """What the tables are made from: the evaluations that are there, and why others are not."""
+    read, lacking = {}, {}
+    for one in asked(settings):
+        if result := done(one, "evaluate"):
+            name = stage_dir(one, "evaluate").relative_to(root(settings)).as_posix()
+            read[name] = identity_hash({"outputs": result["outputs"], "read": result["read"]})
+        else:
+            lacking["base model" if one.seed is None else f"seed {one.seed}"] = status(one, "evaluate")
+    paper = file_hash(DATA / "paper.csv") if (DATA / "paper.csv").is_file() else None
+    seeds = [one.seed for one in asked(settings)[1:]]
+    what = {"stage": "tables", "versions": VERSIONS["tables"], "paper": paper, "seeds": seeds}
+    return {**what, "read": read, "lacking": lacking}
+
+
+def status(settings: Settings, stage: str) -> str:
+    """Where a stage stands: "done", "failed: why" (it, or a stage before it), "not finished" or "not run"."""
     folder = stage_dir(settings, stage)
-    result = read_json(folder / "result.json")
-    return result if result and _same(result.get("identity"), identity(settings, stage)) and _intact(folder, result) else None
+    if whole(folder):
+        return "done"
+    if failed := read_json(folder / "failed.json"):
+        return f"failed: {failed.get('error')}"
+    before = [status(one, name) for one, name in upstream(settings, stage)]
+    reason = next((one for one in before if one.startswith("failed")), None)
+    return reason or ("not finished" if (folder / "begun.json").exists() else "not run")
 
 
-def _intact(folder: Path, result: dict[str, Any]) -> bool:
-    return all((folder / name).is_file() and file_hash(folder / name) == digest for name, digest in result["outputs"].items())
+def differing(settings: Settings, run: Run) -> dict[str, tuple[Any, Any]]:
+    """What differs between a run and the run that these settings ask for: name -> (there, here).
 
-
-# ---------------------------------------------------------------- reading all of them
-
-
-def _evaluations(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """Every evaluation's result under a profile's runs, by path."""
-    found = [(path, read_json(path)) for path in sorted(folder.glob("*/*/*/evaluate/result.json"))]
-    return [(path, result) for path, result in found if result]
-
-
-def evaluations(profile: str, results_dir: str = "results/runs") -> list[tuple[Path, dict[str, Any]]]:
-    """Folder and result of every finished evaluation of a profile, refused if they do not belong into one table."""
-    found = _evaluations(ROOT / results_dir / profile)
-    trained = [(path, read_json(path)) for path in (path.parents[1] / "train" / "result.json" for path, _ in found)]
-    refuse_to_mix(found + [(path, result) for path, result in trained if result])
-    return [(path.parent, result) for path, result in found]
-
-
-def refuse_to_mix(found: list[tuple[Path, dict[str, Any]]]) -> None:
-    """Raise ResultsError unless identities differ in nothing but task, model and seed, and what follows from these."""
-    within = {"seed", "upstream"}
-    across = within | {"task", "model", "source", "data", "model_hash", "versions"}
-    first: dict[tuple[str, ...], tuple[Path, dict[str, Any]]] = {}
-    for path, result in sorted(found, key=lambda item: item[1]["identity"].get("seed") is None):  # vanilla, without policies, last
-        now, stage = result["identity"], result["stage"]
-        for key, free in (((stage,), across), ((stage, now["task"], now["model"]), within)):
-            other_path, other = first.setdefault(key, (path, now))
-            for name in sorted((now.keys() & other.keys()) - free):
-                if now[name] != other[name]:
-                    raise ResultsError(
-                        f"results of different settings cannot share a table: '{name}' is {other[name]!r} in {other_path.parent} "
-                        f"and {now[name]!r} in {path.parent}. Run the older one again, move it away, or give one a results_dir of its own"
-                    )
+    Compared are the settings that bear on the stage or on a stage before it, then data, model, prompts and versions.
+    """
+    stage, there = run.begun["stage"], run.begun["settings"]
+    here = settings.model_dump(mode="json")
+    stages = {"failures": ("failures",), "train": ("failures", "train")}.get(stage, STAGES[:3])
+    names = dict.fromkeys(name for one in stages for name in STAGE_FIELDS[one])
+    if stage == "evaluate" and there.get("seed") is None:
+        names = dict.fromkeys(name for name in STAGE_FIELDS["evaluate"] if name != "policies")
+    if stage == "failures":
+        names.pop("seed", None)
+    apart = {name: (there.get(name), here[name]) for name in names if there.get(name) != here[name]}
+    with contextlib.suppress(*PLAIN):  # a hub model whose commit cannot be looked up has no identity yet
+        one = settings.model_copy(update={"seed": there.get("seed")})
+        now, then = identity(one, stage), run.begun["identity"]
+        for name in ("data", "model_hash", "task_hash", "shown", "versions"):
+            if then.get(name) != now[name]:
+                apart[name] = (then.get(name), now[name])
+    return apart

@@ -31,7 +31,10 @@ def written(value, rng: random.Random) -> str:
         return rng.choice(["", "", " ", "\n", "\t ", "\r\n"])
 
     if isinstance(value, dict):
-        pairs = [f"{space()}{written(key, rng)}{space()}:{space()}{written(item, rng)}{space()}" for key, item in value.items()]
+        pairs = [
+            f"{space()}{written(key, rng)}{space()}:{space()}{written(item, rng)}{space()}"
+            for key, item in value.items()
+        ]
         rng.shuffle(pairs)
         return "{" + ",".join(pairs) + "}"
     if isinstance(value, list):

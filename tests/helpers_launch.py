@@ -14,11 +14,13 @@ from rrr_utils.settings import ROOT
 PARAMETERS = 'profile = "tiny"\ntask = None\nmodel = None\nseed = 0\nresults_dir = "results/runs"\noverrides = {}'
 SETTINGS = "from rrr_utils.settings import from_notebook\nsettings = from_notebook(globals())"
 STAGE = """
-import time, sys
+import contextlib, sys, time
 from rrr_utils import runs
-folder = runs.open_stage(settings, "{stage}")
-(folder / "out.txt").write_text(repr([settings.learning_rate, type(settings.learning_rate).__name__, sys.executable]))
-result = runs.finish(settings, "{stage}", [folder / "out.txt"], {{}}, time.time())
+tables = contextlib.nullcontext((runs.open_tables(settings), settings)) if "{stage}" == "tables" else None
+with tables or runs.begin(settings, "{stage}") as (folder, settings):
+    (folder / "out.txt").write_text(repr([settings.learning_rate, type(settings.learning_rate).__name__, sys.executable]))
+    (folder / "report.md").write_text("a report")
+    result = runs.finish(settings, "{stage}", [folder / "out.txt"], {{}}, time.time())
 """
 
 

@@ -14,7 +14,7 @@ SCHEMA = {"query": "string", "size": "int64", "parts": "list<int64>", "long": "b
 
 def convert(raw: dict) -> dict:
     if not isinstance(raw["query"], str):
-        raise ValueError("query is no text")
+        raise ValueError("query is not text")
     size = len(raw["query"])
     return {"query": raw["query"], "size": size, "parts": [size, size + 1], "long": size > 8}
 
@@ -35,5 +35,5 @@ def one_line(source, **options) -> str:
     with pytest.raises(DataError) as caught:
         read(source, **options)
     text = str(caught.value)
-    assert text and "\n" not in text and len(text) < 700
+    assert text and len(text.splitlines()) == 1 and len(text) < 700
     return text

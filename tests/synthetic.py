@@ -1,18 +1,23 @@
-"""Evaluations that no model made, for tests of everything after generation: lines of samples.jsonl and whole run folders."""
+"""Evaluations that no model made, for tests of everything after generation: lines of samples.jsonl, run folders."""
 
 from __future__ import annotations
 
 import random
+import time
 from pathlib import Path
 
 from rrr_utils import files, runs
 from rrr_utils.miniature import corpus
-from rrr_utils.settings import Settings
+from rrr_utils.settings import Settings, load
 from rrr_utils.tasks import countdown
 
 #: chance that a retry is right, by policy and kind of reflection; and how often a policy writes each kind
-RESCUE = {"empty": 0.15, "search": 0.55}
-KINDS = {"vanilla": {"empty": 0.8, "search": 0.2}, "trained": {"empty": 0.1, "search": 0.9}, "reflector": {"empty": 0.1, "search": 0.9}}
+RECOVERY = {"empty": 0.15, "search": 0.55}
+KINDS = {
+    "vanilla": {"empty": 0.8, "search": 0.2},
+    "trained": {"empty": 0.1, "search": 0.9},
+    "reflector": {"empty": 0.1, "search": 0.9},
+}
 
 
 def problems(n: int) -> list[dict]:
@@ -26,8 +31,10 @@ def answer(row: dict, right: bool, rng: random.Random) -> str:
     return corpus.right(rows, row["target"], rng) if right else corpus.wrong(rows, row["target"], rng)[0]
 
 
-def sample(row: dict, policy: str, seed: int | None, decoding: str, first: bool, own: bool, blind: bool, rng: random.Random) -> dict:
-    """One line, with real texts whose verdicts are as asked."""
+def sample(
+    row: dict, policy: str, seed: int | None, decoding: str, first: bool, own: bool, blind: bool, rng: random.Random
+) -> dict:
+    """One line, with real texts that get the verdicts asked for."""
 
     def judged(text: str) -> dict:
         return countdown.verify(text, row)._asdict()
@@ -43,22 +50,23 @@ def sample(row: dict, policy: str, seed: int | None, decoding: str, first: bool,
         top = next((v for v in verdicts if v["correct"]), verdicts[0])
         tokens = len(text.split())
         second = {
-            "own": {"reflection": text, "retry": retry, "verdict": judged(retry), "reflection_tokens": tokens, "retry_tokens": 9},
+            "own": {"reflection": text, "retry": retry, "verdict": judged(retry), "reflection_tokens": tokens,
+                    "retry_tokens": 9},
             "blind": {"reflection": "", "retry": other, "verdict": judged(other), "retry_tokens": 9},
             "blind_budget": {"retries": more, "verdicts": verdicts, "verdict": top, "tokens": 18},
         }  # fmt: skip
     return {
-        "id": row["id"], "cluster": row["cluster"], "row": row, "policy": policy, "seed": seed, "decoding": decoding, "attempt": attempt,
-        "attempt_tokens": 9, "verdict": judged(attempt), "second": second,
+        "id": row["id"], "cluster": row["cluster"], "row": row, "policy": policy, "seed": seed, "decoding": decoding,
+        "attempt": attempt, "attempt_tokens": 9, "verdict": judged(attempt), "second": second,
     }  # fmt: skip
 
 
 def samples(rows: list[dict], policy: str, seed: int | None, decoding: str = "greedy") -> list[dict]:
-    """Lines of a policy over rows: the first try is the same for all policies, the trained reflections rescue more."""
+    """Lines of a policy over rows: the first try is the same for all policies, the trained reflections recover more."""
     lines = []
     for row in rows:
         base, rng = random.Random(f"{row['id']}{decoding}"), random.Random(f"{row['id']}{policy}{seed}{decoding}")
-        share = sum(RESCUE[k] * p for k, p in KINDS[policy].items())
+        share = sum(RECOVERY[k] * p for k, p in KINDS[policy].items())
         first, blind = base.random() < 0.35, base.random() < 0.2
         lines.append(sample(row, policy, seed, decoding, first, rng.random() < share, blind, rng))
     return lines
@@ -72,26 +80,54 @@ def training_log(rows: list[dict], seed: int, steps: int = 30) -> tuple[list[dic
         for row in rng.sample(rows, 16):
             kind = rng.choices(list(corpus.KINDS), [0.4, 0.2, 0.1, 0.1, 0.2 + 2 * step / steps])[0]
             text, _ = corpus.reflection(kind, row, corpus.steps(row["nums"]), 5, rng)
-            rewards.append(float(rng.random() < RESCUE["search" if kind == "search" else "empty"]))
-            line = {"step": step, "id": row["id"], "row": row, "attempt": "", "reflection": text, "retry": "", "reward": rewards[-1]}
+            rewards.append(float(rng.random() < RECOVERY["search" if kind == "search" else "empty"]))
+            line = {
+                "step": step,
+                "id": row["id"],
+                "row": row,
+                "attempt": "",
+                "reflection": text,
+                "retry": "",
+                "reward": rewards[-1],
+            }
             logged.append(line)
-        lines.append({"step": step, "reward": sum(rewards) / len(rewards), "kl": 0.01 * step, "reflection_tokens": 20.0})
+        lines.append(
+            {"step": step, "reward": sum(rewards) / len(rewards), "kl": 0.01 * step, "reflection_tokens": 20.0}
+        )
     return lines, logged
 
 
-def write_runs(settings: Settings, seeds: tuple[int, ...] = (0, 1), n: int = 120) -> None:
-    """Finished evaluations (and training logs) of vanilla and of the seeds, as the stages leave them."""
+def made(folder: Path, there: tuple[int, ...] = (0, 1), n: int = 50, **overrides) -> Settings:
+    """Settings with finished runs of some seeds in a folder, of a model that cannot be loaded."""
+    model = folder / "model"
+    model.mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "m.safetensors"):
+        (model / name).write_text("{}")
+    settings = load("tiny", {"results_dir": str(folder / "runs"), "model": str(model), **overrides})
+    write_runs(settings, there, n)
+    return settings
+
+
+def write_runs(settings: Settings, seeds: tuple[int, ...] = (0, 1), n: int = 120, summary: dict | None = None) -> None:
+    """Finished stages of the base model and of the seeds, as they leave them. `summary`: the evaluations'."""
     rows = problems(n)
     for seed in (None, *seeds):
         one = settings.model_copy(update={"seed": seed})
         if seed is not None:
-            folder = runs.open_stage(one, "train")
+            finish(one, "failures", {})
             lines, logged = training_log(rows, seed)
-            for name, content in (("training", lines), ("reflections", logged)):
-                files.append_jsonl(folder / f"{name}.jsonl", content)
-            runs.finish(one, "train", [folder / "training.jsonl", folder / "reflections.jsonl"], {}, 0.0)
-        folder: Path = runs.open_stage(one, "evaluate")
-        for policy in ("vanilla",) if seed is None else ("trained", "reflector"):
-            for decoding in settings.decodings:
-                files.append_jsonl(folder / "samples.jsonl", samples(rows, policy, seed, decoding))
-        runs.finish(one, "evaluate", [folder / "samples.jsonl"], {}, 0.0)
+            dev = [{"step": 0, "recovery_rate": 0.1}, {"step": 30, "recovery_rate": 0.5}]
+            finish(one, "train", {"training": lines, "reflections": logged, "dev": dev}, {"best_step": 30})
+        policies = ("vanilla",) if seed is None else one.policies
+        written = [samples(rows, policy, seed, decoding) for policy in policies for decoding in one.decodings]
+        finish(one, "evaluate", {"samples": [line for lines in written for line in lines]}, summary)
+
+
+def finish(settings: Settings, stage: str, logs: dict[str, list[dict]], summary: dict | None = None) -> Path:
+    """A finished stage with these JSON Lines files, unless it is there; returns its folder."""
+    if not runs.done(settings, stage):
+        with runs.begin(settings, stage) as (folder, settings):
+            for name, lines in logs.items():
+                files.append_jsonl(folder / f"{name}.jsonl", lines)
+            runs.finish(settings, stage, [folder / f"{name}.jsonl" for name in logs], summary or {}, time.time())
+    return runs.stage_dir(settings, stage)

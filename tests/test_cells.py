@@ -1,4 +1,4 @@
-"""Cells and comparisons of a few made-up samples whose numbers can be counted by hand, and rescoring of real texts."""
+"""Cells and comparisons of a few made-up samples that can be counted by hand, and rescoring of real texts."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import pandas as pd
 import pytest
 import synthetic
 
-from rrr_utils import files, runs
+from rrr_utils import files, runs, samples
 from rrr_utils.errors import ResultsError
 from rrr_utils.report import cells, statistics
-from rrr_utils.settings import load
 
 
 def verdict(right: bool, lenient: bool = False) -> dict:
@@ -24,27 +23,37 @@ def line(item: str, policy: str, first: bool, own: bool = False, blind: bool = F
     second = {
         "own": {"reflection": "r", "retry": "t", "verdict": verdict(own, lenient=True)},
         "blind": {"reflection": "", "retry": "t", "verdict": verdict(blind)},
-        "blind_budget": {"retries": ["t", "u"], "verdicts": [verdict(blind), verdict(budget)], "verdict": verdict(budget), "tokens": 2},
+        "blind_budget": {
+            "retries": ["t", "u"],
+            "verdicts": [verdict(blind), verdict(budget)],
+            "verdict": verdict(budget),
+            "tokens": 2,
+        },
     }
     return {
-        "id": item, "cluster": item, "policy": policy, "seed": seed, "decoding": "greedy", "attempt": "t", "verdict": verdict(first),
-        "second": {} if first else second,
+        "id": item, "cluster": item, "policy": policy, "seed": seed, "decoding": "greedy", "attempt": "t",
+        "verdict": verdict(first), "second": {} if first else second,
     }  # fmt: skip
 
 
-#: a right at first; b and c rescued by the reflector's reflections; b by the blind retry; d by nothing
-VANILLA = [line("a", "vanilla", True), line("b", "vanilla", False, False, True), line("c", "vanilla", False), line("d", "vanilla", False)]
+#: a right at first; b and c recovered by the reflector's reflections; b by the blind retry; d by nothing
+VANILLA = [
+    line("a", "vanilla", True),
+    line("b", "vanilla", False, False, True),
+    line("c", "vanilla", False),
+    line("d", "vanilla", False),
+]
 REFLECTOR = [
-    line("a", "reflector", True, seed=0), line("b", "reflector", False, True, True, 0), line("c", "reflector", False, True, False, 0),
-    line("d", "reflector", False, seed=0),
+    line("a", "reflector", True, seed=0), line("b", "reflector", False, True, True, 0),
+    line("c", "reflector", False, True, False, 0), line("d", "reflector", False, seed=0),
 ]  # fmt: skip
 
 
 def test_cells_are_counted_as_by_hand():
     frame = cells.cells(VANILLA, "countdown", "embedded", "0123abcd")
     assert list(frame.columns) == [
-        "task", "model", "policy", "seed", "decoding", "attempt", "control", "n", "correct", "accuracy", "ci_low", "ci_high",
-        "clusters", "identity_hash",
+        "task", "model", "policy", "seed", "decoding", "attempt", "control", "n", "correct", "accuracy", "ci_low",
+        "ci_high", "clusters", "identity_hash",
     ]  # fmt: skip
     assert frame[["attempt", "control", "n", "correct", "accuracy", "clusters"]].values.tolist() == [
         ["first", "", 4, 1, 0.25, 4], ["second", "own", 4, 1, 0.25, 4], ["second", "blind", 4, 2, 0.5, 4],
@@ -86,10 +95,19 @@ def test_every_comparison_that_the_table_prints_is_there():
     lines = VANILLA + REFLECTOR + [s | {"policy": "trained"} for s in REFLECTOR] + [s | {"seed": 1} for s in REFLECTOR]
     pairs = set(cells.comparisons(lines, "t", "m")[["a", "b"]].itertuples(index=False, name=None))
     for who in ("trained/0", "reflector/0", "reflector/1"):
-        assert (f"{who}/second/own", "vanilla//second/own") in pairs and (f"{who}/second/own", "vanilla//second/blind") in pairs
-        assert (f"{who}/second/own", f"{who}/second/blind") in pairs and (f"{who}/second/own", f"{who}/second/blind_budget") in pairs
+        assert (f"{who}/second/own", "vanilla//second/own") in pairs and (
+            f"{who}/second/own",
+            "vanilla//second/blind",
+        ) in pairs
+        assert (f"{who}/second/own", f"{who}/second/blind") in pairs and (
+            f"{who}/second/own",
+            f"{who}/second/blind_budget",
+        ) in pairs
         assert (f"{who}/second/own-blind", "vanilla//second/own-blind") in pairs
-    assert ("trained/0/first/", "vanilla//first/") in pairs and ("vanilla//second/own", "vanilla//second/blind") in pairs
+    assert ("trained/0/first/", "vanilla//first/") in pairs and (
+        "vanilla//second/own",
+        "vanilla//second/blind",
+    ) in pairs
 
 
 def test_seeds_are_averaged_item_by_item():
@@ -102,39 +120,41 @@ def test_seeds_are_averaged_item_by_item():
 
 def test_all_right_at_first_makes_the_second_try_as_right():
     frame = cells.cells([line("a", "vanilla", True), line("b", "vanilla", True)], "t", "m", "h")
-    assert frame["control"].tolist() == ["", "own", "blind"] and (frame["accuracy"] == 1).all() and (frame["ci_low"] < 1).all()
+    assert (
+        frame["control"].tolist() == ["", "own", "blind"]
+        and (frame["accuracy"] == 1).all()
+        and (frame["ci_low"] < 1).all()
+    )
 
 
 @pytest.mark.parametrize(
-    ("samples", "message"),
+    ("lines", "message"),
     [
         ([], "has not written a line"),
         (VANILLA + VANILLA[:1], "'a' is there twice"),
-        (VANILLA[:3] + [VANILLA[3] | {"second": {"own": VANILLA[3]["second"]["own"]}}], "'d' of vanilla/ .* no second try 'blind'"),
-        (VANILLA + REFLECTOR[:3], "'d' .* is in one of them only"),
+        (
+            VANILLA[:3] + [VANILLA[3] | {"second": {"own": VANILLA[3]["second"]["own"]}}],
+            "'d' of vanilla/ .* no second try 'blind'",
+        ),
+        (VANILLA + REFLECTOR[:3], "'d' .* is in one of them"),
     ],
 )
-def test_what_cannot_be_counted_is_refused_in_one_line(samples, message):
+def test_what_cannot_be_counted_is_refused_in_one_line(lines, message):
     with pytest.raises(ResultsError, match=message) as refused:
-        cells.comparisons(samples, "t", "m")
+        cells.comparisons(lines, "t", "m")
     assert "\n" not in str(refused.value)
 
 
 @pytest.fixture
 def evaluated(tmp_path):
-    """A finished evaluation of the untrained model, whose texts are real."""
-    model = tmp_path / "model"
-    model.mkdir()
-    for name in ("config.json", "m.safetensors"):
-        (model / name).write_text("{}")
-    settings = load("tiny", {"results_dir": str(tmp_path / "runs"), "model": str(model), "seed": None})
-    synthetic.write_runs(settings, seeds=(), n=40)
+    """A finished evaluation of the base model, with real texts."""
+    settings = synthetic.made(tmp_path, (), 40, seed=None)
     return runs.stage_dir(settings, "evaluate")
 
 
 def test_rescoring_gives_what_the_evaluation_wrote(evaluated, capsys):
     result = files.read_json(evaluated / "result.json")
-    written = cells.cells(cells.read_samples(evaluated), "countdown", "model", result["identity_hash"])
+    written = cells.cells(samples.read(evaluated), "countdown", "model", result["identity_hash"])
     before = (evaluated / "samples.jsonl").read_bytes()
     pd.testing.assert_frame_equal(cells.rescore(evaluated), written)
     assert "0 first tries and 0 second tries changed" in capsys.readouterr().out
@@ -143,7 +163,7 @@ def test_rescoring_gives_what_the_evaluation_wrote(evaluated, capsys):
 
 
 def test_rescoring_judges_texts_and_not_what_is_stored(evaluated, capsys):
-    lines = cells.read_samples(evaluated)
+    lines = samples.read(evaluated)
     flipped = next(s for s in lines if s["verdict"]["correct"])
     before = cells.cells(lines, "countdown", "model", "h")
     flipped["verdict"] = {"correct": False, "error": "missed_target", "lenient": False}
@@ -158,7 +178,7 @@ def test_rescoring_judges_texts_and_not_what_is_stored(evaluated, capsys):
 
 
 def test_a_first_try_that_is_wrong_by_now_counts_as_failed_in_both(evaluated):
-    lines = cells.read_samples(evaluated)
+    lines = samples.read(evaluated)
     right = next(s for s in lines if s["verdict"]["correct"] and s["decoding"] == "greedy")
     before = cells.cells(lines, "countdown", "model", "h").set_index(["decoding", "control"])["correct"]
     right["attempt"] = "no answer"
@@ -168,5 +188,5 @@ def test_a_first_try_that_is_wrong_by_now_counts_as_failed_in_both(evaluated):
 
 
 def test_rescoring_no_evaluation_is_one_plain_line(tmp_path):
-    with pytest.raises(ResultsError, match="no folder of an evaluation"):
+    with pytest.raises(ResultsError, match="not the folder of an evaluation"):
         cells.rescore(tmp_path)

@@ -30,7 +30,8 @@ def lenient(completion: str, nums: list[int] = ROW["nums"], target: int = ROW["t
 
 
 @pytest.mark.parametrize(
-    "equation", ["( 9 * 3 ) + 4", "9*3+4", "4+3*9", "((9)*(3))+(4)", "4 - -3*9", "-(-9*3)+4", "\n9 *\t3\n+ 4", "- -9*3+4"]
+    "equation",
+    ["( 9 * 3 ) + 4", "9*3+4", "4+3*9", "((9)*(3))+(4)", "4 - -3*9", "-(-9*3)+4", "\n9 *\t3\n+ 4", "- -9*3+4"],
 )
 def test_right(equation):
     assert error(equation) is None
@@ -98,7 +99,9 @@ def test_digits_of_other_scripts(digits):
     assert not lenient(f"9 * {digits} + 4")
 
 
-@pytest.mark.parametrize("equation", ["9 * 3", "9 * 3 + 4 + 0", "9 * 3 + 4 * 1", "27 + 4", "31", "9 * 3 + 4 + 4 - 4", "9" * 900])
+@pytest.mark.parametrize(
+    "equation", ["9 * 3", "9 * 3 + 4 + 0", "9 * 3 + 4 * 1", "27 + 4", "31", "9 * 3 + 4 + 4 - 4", "9" * 900]
+)
 def test_other_numbers(equation):
     assert error(equation) == "wrong_numbers"
 
@@ -110,7 +113,9 @@ def test_numbers_are_a_multiset():
     assert error("12 + 3", [1, 23], 15) == "wrong_numbers"
 
 
-@pytest.mark.parametrize("equation, nums, target", [("9 * 3 - 4", [9, 3, 4], 31), ("7 / 2", [7, 2], 3), ("1 / 3 + 1 / 3", [1, 3, 1, 3], 1)])
+@pytest.mark.parametrize(
+    "equation, nums, target", [("9 * 3 - 4", [9, 3, 4], 31), ("7 / 2", [7, 2], 3), ("1 / 3 + 1 / 3", [1, 3, 1, 3], 1)]
+)
 def test_other_value(equation, nums, target):
     assert error(equation, nums, target) == "missed_target"
 
@@ -227,7 +232,10 @@ def test_padding_does_no_harm():
     assert task.verify("x" * LONG + "<answer>9*3+4</answer>" + "x" * LONG, ROW).correct
 
 
-@given(st.text(alphabet=st.characters(), max_size=60) | st.text(alphabet="0123456789+-*/() =×÷−[]<>answer\\times\n", max_size=60))
+@given(
+    st.text(alphabet=st.characters(), max_size=60)
+    | st.text(alphabet="0123456789+-*/() =×÷−[]<>answer\\times\n", max_size=60)
+)
 @settings(max_examples=300, deadline=None)
 def test_never_raises(text):
     for completion in (text, f"<answer>{text}</answer>"):
@@ -280,5 +288,11 @@ def test_agrees_with_an_independent_evaluation(tree, rng, other):
     changed[0] += 1
     assert error(text, changed, other) == "wrong_numbers"
     assert error(text, [*shuffled, 1], other) == "wrong_numbers"
-    for broken in (text + " + ", "(" + text, text + ")", text + " 1", text.replace(str(nums[0]), "0" + str(nums[0]), 1)):
+    for broken in (
+        text + " + ",
+        "(" + text,
+        text + ")",
+        text + " 1",
+        text.replace(str(nums[0]), "0" + str(nums[0]), 1),
+    ):
         assert error(broken, shuffled, other) == "not_an_equation"

@@ -11,6 +11,7 @@ import pytest
 
 from rrr_utils.tasks import DataError
 from rrr_utils.tasks import countdown as task
+from rrr_utils.tasks.countdown_rows import cluster_of
 
 #: sha256 of the default source's pretrain rows as JSON
 PRETRAIN = "81490bb44530e6d2b6a5b03c3a226faa88be093e6b2aa485e220b6b1990bb236"
@@ -23,13 +24,21 @@ def solvable(nums: list[int], target: int) -> bool:
     """By brute force, and by the verifier's own notation: some equation of these numbers verifies."""
     shapes = {
         3: ["({}{}{}){}{}", "{}{}({}{}{})"],
-        4: ["(({}{}{}){}{}){}{}", "({}{}({}{}{})){}{}", "({}{}{}){}({}{}{})", "{}{}(({}{}{}){}{})", "{}{}({}{}({}{}{}))"],
+        4: [
+            "(({}{}{}){}{}){}{}",
+            "({}{}({}{}{})){}{}",
+            "({}{}{}){}({}{}{})",
+            "{}{}(({}{}{}){}{})",
+            "{}{}({}{}({}{}{}))",
+        ],
     }[len(nums)]
     for order in set(permutations(nums)):
         for shape in shapes:
             for ops in range(4 ** (len(nums) - 1)):
                 signs = ["+-*/"[ops // 4**k % 4] for k in range(len(nums) - 1)]
-                parts = [str(order[0])] + [part for sign, x in zip(signs, order[1:], strict=True) for part in (sign, str(x))]
+                parts = [str(order[0])] + [
+                    part for sign, x in zip(signs, order[1:], strict=True) for part in (sign, str(x))
+                ]
                 if task.verify(f"<answer> {shape.format(*parts)} </answer>", {"nums": nums, "target": target}).correct:
                     return True
     return False
@@ -39,20 +48,23 @@ def test_procedural_rows():
     rows = task.load("train", None, 0, SMALL)
     assert len({row["id"] for row in rows}) == len(rows) > 50
     for row in rows:
-        assert row["cluster"] == task.cluster_of(row["nums"]) and row["id"] == f"{row['cluster']}:{row['target']}"
+        assert row["cluster"] == cluster_of(row["nums"]) and row["id"] == f"{row['cluster']}:{row['target']}"
         assert task.split_of(row["nums"]) == "train"
         assert all(1 <= x <= 7 for x in row["nums"]) and 1 <= row["target"] <= 20 and len(row["nums"]) == 3
     for row in random.Random(0).sample(rows, 25):
         assert solvable(row["nums"], row["target"]), row
+        assert task.flaw(row) is None
 
 
 def test_four_numbers_hold_no_held_out_triple():
     rows = {split: task.load(split, 150, 1, FOUR) for split in task.SPLITS}
-    held_out = {row["cluster"] for split in ("dev", "test") for row in task.load(split, None, 0, FOUR.replace("3-4", "3"))}
+    held_out = {
+        row["cluster"] for split in ("dev", "test") for row in task.load(split, None, 0, FOUR.replace("3-4", "3"))
+    }
     for split in ("pretrain", "train"):
         four = [row["nums"] for row in rows[split] if len(row["nums"]) == 4]
         assert four and len(four) < len(rows[split])
-        assert not held_out & {task.cluster_of(list(triple)) for nums in four for triple in combinations(nums, 3)}
+        assert not held_out & {cluster_of(list(triple)) for nums in four for triple in combinations(nums, 3)}
     for a, b in combinations(task.SPLITS, 2):
         assert not {row["cluster"] for row in rows[a]} & {row["cluster"] for row in rows[b]}
     hard = [row for row in rows["test"] if len(row["nums"]) == 4][:2]
@@ -65,7 +77,7 @@ def test_splits_share_no_multiset_and_make_up_the_whole():
     assert all(not clusters[a] & clusters[b] for a, b in combinations(clusters, 2))
     whole = [(list(nums), target) for nums in {tuple(sorted(n)) for n in cube(7)} for target in range(1, 21)]
     reached = {row["id"] for split in rows.values() for row in split}
-    missing = [(nums, target) for nums, target in whole if f"{task.cluster_of(nums)}:{target}" not in reached]
+    missing = [(nums, target) for nums, target in whole if f"{cluster_of(nums)}:{target}" not in reached]
     # what is missing is not solvable, or only by way of a fraction, which the drawing avoids
     assert not [x for x in missing if by_whole_numbers(*x)]
 
@@ -76,7 +88,11 @@ def cube(high: int) -> list[tuple[int, int, int]]:
 
 def by_whole_numbers(nums: list[int], target: int) -> bool:
     def step(a: int, b: int) -> list[int]:
-        return [a + b, a - b, b - a, a * b] + ([a // b] if b and a % b == 0 else []) + ([b // a] if a and b % a == 0 else [])
+        return (
+            [a + b, a - b, b - a, a * b]
+            + ([a // b] if b and a % b == 0 else [])
+            + ([b // a] if a and b % a == 0 else [])
+        )
 
     return any(target in step(x, c) for a, b, c in permutations(nums) for x in step(a, b))
 
@@ -122,6 +138,49 @@ def test_malformed_sources(source, words):
         for split in task.SPLITS:
             task.load(split, None, 0, source)
     assert "\n" not in str(caught.value)
+
+
+# --- a problem that a reader types in --------------------------------------------------------------------------------
+
+
+def test_flaw_agrees_with_brute_force_by_the_verifier():
+    rng, found = random.Random(0), []
+    for _ in range(40):
+        nums, target = [rng.randint(0, 6) for _ in range(3)], rng.randint(1, 40)
+        found.append(solvable(nums, target))
+        assert (task.flaw({"nums": nums, "target": target}) is None) == found[-1], (nums, target)
+    assert True in found and False in found
+
+
+@pytest.mark.parametrize(
+    ("nums", "target", "words"),
+    [
+        ([3, 7, 12], 43, None),
+        ([3, 7, 12], 47, "no equation of 3, 7, 12, each used exactly once, equals 47"),
+        ([8, 3, 8, 3], 24, None),  # by way of a fraction
+        ([3, 4], -7, None),  # -3 - 4
+        ([0, 0], 1, "no equation of 0, 0"),
+        ([1, 2, 3, 4, 5], 1000, "no equation of 1, 2, 3, 4, 5"),
+        ([97, 89, 83, 79, 73], 97 * 89 - 83 * (79 - 73), None),
+        ([1, 1, 1, 1, 1, 1], 1000, None),  # six numbers are not searched
+        ([5], 5, "nums must be 2 to 8 whole numbers from 0 on, not [5]"),
+        ([1] * 9, 9, "nums must be 2 to 8 whole numbers"),
+        ([3, 4.5, 2], 9, "nums must be 2 to 8 whole numbers from 0 on, not [3, 4.5, 2]"),
+        ([3, True], 4, "nums must be 2 to 8 whole numbers"),
+        ([3, -4], 7, "nums must be 2 to 8 whole numbers"),
+        ([3, 10**10], 7, "nums must be 2 to 8 whole numbers"),
+        ("3 4", 7, "nums must be 2 to 8 whole numbers from 0 on, not '3 4'"),
+        (None, 7, "nums must be 2 to 8 whole numbers from 0 on, not None"),
+        ([3, 4], 1.5, "target must be a whole number, not 1.5"),
+        ([3, 4], "seven", "target must be a whole number, not 'seven'"),
+        ([3, 4], float("inf"), "target must be a whole number, not inf"),
+        ([3, 4], None, "target must be a whole number, not None"),
+    ],
+)
+def test_a_flaw_is_told_in_words(nums, target, words):
+    told = task.flaw({"nums": nums, "target": target})
+    assert told is None if words is None else told.startswith(words) and "\n" not in told
+    assert told or task.flaw({}) == "target must be a whole number, not None"
 
 
 def test_unknown_split():

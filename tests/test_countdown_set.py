@@ -1,4 +1,4 @@
-"""Countdown's real set: deduplicated and split by content, from files made here and from a hub that is made up."""
+"""Countdown's real set: deduplicated and split by content, from files made here."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ import random
 
 import pytest
 
-from rrr_utils.tasks import DataError
+from rrr_utils.tasks import DataError, countdown_rows, sources
 from rrr_utils.tasks import countdown as task
+from rrr_utils.tasks.countdown_rows import cluster_of
+
+HUB = f"Jiayi-Pan/Countdown-Tasks-3to4@{'a' * 40}"
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +22,10 @@ def cache(tmp_path, monkeypatch):
 
 def some_rows(count: int, seed: int = 0) -> list[dict]:
     rng = random.Random(seed)
-    return [{"target": rng.randint(10, 100), "nums": [rng.randint(1, 30) for _ in range(rng.choice((3, 4)))]} for _ in range(count)]
+    return [
+        {"target": rng.randint(10, 100), "nums": [rng.randint(1, 30) for _ in range(rng.choice((3, 4)))]}
+        for _ in range(count)
+    ]
 
 
 def write(path, rows: list[dict]):
@@ -51,7 +57,10 @@ def test_real_splits(tmp_path):
     assert content([row for split in splits.values() for row in split]) == distinct
     assert len(splits["test"]) == len(distinct) // 5 and len(splits["dev"]) == len(distinct) // 20
     for row in splits["test"]:
-        assert row["id"] == f"{task.cluster_of(row['nums'])}:{row['target']}" and type(row["target"]) is type(row["nums"][0]) is int
+        assert (
+            row["id"] == f"{cluster_of(row['nums'])}:{row['target']}"
+            and type(row["target"]) is type(row["nums"][0]) is int
+        )
 
     def digest(row: dict) -> str:
         return hashlib.sha256(row["id"].encode()).hexdigest()
@@ -72,12 +81,14 @@ def test_real_splits(tmp_path):
 
 
 def test_real_split_sizes(tmp_path, monkeypatch):
-    from rrr_utils.tasks import countdown_set
-
-    monkeypatch.setattr(countdown_set, "TEST", 15)
-    monkeypatch.setattr(countdown_set, "DEV", 3)
+    monkeypatch.setattr(countdown_rows, "TEST", 15)
+    monkeypatch.setattr(countdown_rows, "DEV", 3)
     source = write(tmp_path / "a.jsonl", some_rows(200))
-    assert [len(task.load(split, None, 0, source)) for split in ("test", "dev", "train")] == [15, 3, len(content(some_rows(200))) - 18]
+    assert [len(task.load(split, None, 0, source)) for split in ("test", "dev", "train")] == [
+        15,
+        3,
+        len(content(some_rows(200))) - 18,
+    ]
     one = write(tmp_path / "one.jsonl", some_rows(1))
     assert len(task.load("test", None, 0, one)) == 1
     for split in ("dev", "train"):
@@ -151,8 +162,6 @@ def test_sources_that_cannot_be_used(tmp_path, name, data):
 
 
 def test_hub(tmp_path, monkeypatch):
-    from rrr_utils.tasks import sources
-
     asked = []
 
     def read(source, *rest):
@@ -161,5 +170,5 @@ def test_hub(tmp_path, monkeypatch):
 
     honest = sources.read
     monkeypatch.setattr(sources, "read", read)
-    rows = task.load("train", None, 0, "Jiayi-Pan/Countdown-Tasks-3to4")
-    assert asked == ["Jiayi-Pan/Countdown-Tasks-3to4"] and content(rows) < content(some_rows(60))
+    rows = task.load("train", None, 0, HUB)
+    assert asked == [HUB] and content(rows) < content(some_rows(60))

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 from small import small
 
-from rrr_utils import evaluation, failures, files, runs, training
+from rrr_utils import evaluation, failures, files, runs, samples, tasks, training
+from rrr_utils.errors import ResultsError
 from rrr_utils.report import cells
+from rrr_utils.sampling import HFSampler
+from rrr_utils.settings import CONTROLS
 from rrr_utils.tasks import countdown
 
 
@@ -57,7 +60,8 @@ def test_failures_are_failures_and_no_query_has_too_many_or_one_twice(home):
 def test_a_killed_collection_goes_on_to_the_same_result(home, tmp_path):
     _, folder = of(home, "failures")
     settings = small(tmp_path, retry_policy="base")
-    again = runs.open_stage(settings, "failures")
+    with runs.begin(settings, "failures") as (again, _):
+        pass
     lines = (folder / "attempts.jsonl").read_bytes().splitlines(keepends=True)
     first_round = [line for line in lines if b'"round": 0' in line or b'"round":0' in line]
     (again / "attempts.jsonl").write_bytes(b"".join(first_round) + lines[-1][:20])  # killed while it wrote a line
@@ -65,6 +69,31 @@ def test_a_killed_collection_goes_on_to_the_same_result(home, tmp_path):
     failures.finish(settings)
     for name in ("attempts", "failures", "dev_failures"):
         assert (again / f"{name}.jsonl").read_bytes() == (folder / f"{name}.jsonl").read_bytes()
+
+
+def test_a_kill_inside_a_round_of_several_blocks_changes_no_random_number(tmp_path):
+    whole, broken = (small(tmp_path / name, sample_batch=2) for name in ("whole", "broken"))  # blocks of 8 queries
+    failures.sample(whole)
+    folder = runs.stage_dir(whole, "failures")
+    lines = (folder / "attempts.jsonl").read_bytes().splitlines(keepends=True)
+    for cut in (8, 11, 24, 30):  # after a block, inside one, after the round, inside the next
+        with runs.begin(broken, "failures") as (again, _):
+            (again / "attempts.jsonl").write_bytes(b"".join(lines[:cut]) + lines[cut][:9])
+        failures.sample(broken)
+        assert (again / "attempts.jsonl").read_bytes() == b"".join(lines), cut
+
+
+def test_an_interrupted_collection_is_not_finished(home, tmp_path):
+    _, folder = of(home, "failures")
+    settings = small(tmp_path, retry_policy="base")
+    lines = (folder / "attempts.jsonl").read_bytes().splitlines(keepends=True)
+    with runs.begin(settings, "failures") as (again, _):
+        pass
+    for kept, what in ((1, "round 1"), (23, "round 1"), (len(lines) - 1, "round 2"), (len(lines), "the dev queries")):
+        (again / "attempts.jsonl").write_bytes(b"".join(lines[:kept]))
+        with pytest.raises(ResultsError, match=f"is not finished .{what}"):
+            failures.finish(settings)
+        assert not (again / "result.json").exists()
 
 
 def test_duplicates_count_as_one_failure():
@@ -78,11 +107,11 @@ def test_duplicates_count_as_one_failure():
 
 def test_reflector_is_the_untrained_model_but_for_its_reflections(home):
     settings, folder = of(home, "evaluate")
-    vanilla = evaluation.vanilla_samples(settings)
+    vanilla = samples.vanilla(settings)
     lines = [s for s in files.read_jsonl(folder / "samples.jsonl") if s["policy"] == "reflector"]
     assert len(lines) == settings.test_items * len(settings.decodings)
     for line in lines:
-        before = vanilla[line["decoding"], line["id"]]
+        before = vanilla["vanilla", line["decoding"], line["id"]]
         assert line["attempt"] == before["attempt"] and line["verdict"] == before["verdict"] and line["seed"] == 0
         assert bool(line["second"]) == bool(before["second"])
         if line["second"]:
@@ -106,11 +135,96 @@ def test_a_killed_evaluation_keeps_what_it_has(home, tmp_path):
     settings, folder = of(home, "evaluate", seed=None)
     whole = files.read_jsonl(folder / "samples.jsonl")
     moved = small(tmp_path, seed=None, retry_policy="base")
-    again = runs.open_stage(moved, "evaluate")
+    with runs.begin(moved, "evaluate") as (again, _):
+        pass
     greedy = [line for line in whole if line["decoding"] == "greedy"]
     files.append_jsonl(again / "samples.jsonl", greedy)
     evaluation.generate(moved)
     assert files.read_jsonl(again / "samples.jsonl") == whole
+
+
+def test_an_interrupted_evaluation_is_not_finished(home, tmp_path):
+    _, folder = of(home, "evaluate", seed=None)
+    lines = files.read_jsonl(folder / "samples.jsonl")
+    moved = small(tmp_path, seed=None, retry_policy="base")
+    with runs.begin(moved, "evaluate") as (again, _):
+        pass
+    for kept in (lines[:3], [line for line in lines if line["decoding"] == "greedy"], lines[:-1], []):
+        files.write_jsonl(again / "samples.jsonl", kept)
+        with pytest.raises(ResultsError, match=f"lacks {len(lines) - len(kept)} of {len(lines)} lines"):
+            evaluation.finish(moved)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """How many conversations the model was given, by what they are for."""
+    counts, sample = {}, HFSampler.sample
+
+    def counted(self, conversations, *rest):
+        counts[rest[-1]] = counts.get(rest[-1], 0) + len(conversations)
+        return sample(self, conversations, *rest)
+
+    monkeypatch.setattr(HFSampler, "sample", counted)
+    return counts
+
+
+def test_one_more_item_decoding_or_policy_generates_nothing_twice(tmp_path, asked):
+    few = small(tmp_path, seed=None, test_items=8, decodings=["greedy"])
+    evaluation.generate(few)
+    evaluation.finish(few)
+    before = {line["id"]: line for line in files.read_jsonl(runs.stage_dir(few, "evaluate") / "samples.jsonl")}
+    asked.clear()
+    more = few.model_copy(update={"test_items": 12, "decodings": ("greedy", "sampled")})
+    evaluation.generate(more)
+    result = evaluation.finish(more)
+    assert (asked["vanilla, greedy: first try"], asked["vanilla, sampled: first try"]) == (4, 12)
+    lines = files.read_jsonl(runs.stage_dir(more, "evaluate") / "samples.jsonl")
+    for line in lines:
+        if line["decoding"] == "greedy" and line["id"] in before:
+            old = before[line["id"]]
+            assert line.pop("from") == runs.stage_dir(few, "evaluate").name and line == old
+    assert result["summary"]["adopted"] == [{"folder": runs.stage_dir(few, "evaluate").name, "lines": 8}]
+    asked.clear()
+    evaluation.generate(few.model_copy(update={"test_items": 10}))  # all of it is there by now
+    assert asked == {}
+    evaluation.generate(few.model_copy(update={"reflection_tokens": 20}))  # another limit: other texts
+    assert asked["vanilla, greedy: first try"] == 8
+
+
+def test_a_changed_verifier_rescores_and_generates_only_what_it_needs(tmp_path, asked, monkeypatch):
+    settings = small(tmp_path, seed=None, decodings=["greedy"])
+    evaluation.generate(settings)
+    evaluation.finish(settings)
+    old = files.read_jsonl(runs.stage_dir(settings, "evaluate") / "samples.jsonl")
+    right, wrong = (next(line for line in old if line["verdict"]["correct"] == which) for which in (True, False))
+    verify = countdown.verify
+
+    def changed(text, row):
+        """One item that was right is wrong now, and one that was wrong is right."""
+        if row["id"] == right["id"]:
+            return tasks.Verdict(False, "missed_target", False)
+        return tasks.Verdict(True, None, True) if row["id"] == wrong["id"] else verify(text, row)
+
+    monkeypatch.setattr(countdown, "verify", changed)
+    monkeypatch.setattr(countdown, "VERSION", 2)
+    asked.clear()
+    evaluation.generate(settings)
+    new = {line["id"]: line for line in files.read_jsonl(runs.stage_dir(settings, "evaluate") / "samples.jsonl")}
+    assert "vanilla, greedy: first try" not in asked and asked["vanilla, greedy: reflection"] == 1
+    assert [line["attempt"] for line in old] == [new[line["id"]]["attempt"] for line in old]
+    assert new[wrong["id"]]["verdict"]["correct"] and new[wrong["id"]]["second"] == {}
+    assert not new[right["id"]]["verdict"]["correct"] and set(new[right["id"]]["second"]) == set(CONTROLS)
+
+
+def test_edited_samples_are_not_taken_over(tmp_path, asked):
+    few = small(tmp_path, seed=None, test_items=8, decodings=["greedy"])
+    evaluation.generate(few)
+    evaluation.finish(few)
+    path = runs.stage_dir(few, "evaluate") / "samples.jsonl"
+    path.write_text(path.read_text().replace("<answer>", "<answer> 1 +", 1))
+    asked.clear()
+    evaluation.generate(few.model_copy(update={"test_items": 9}))
+    assert asked["vanilla, greedy: first try"] == 9
 
 
 def test_rescoring_without_torch_gives_the_same_cells(home):
@@ -130,5 +244,7 @@ def test_rescoring_without_torch_gives_the_same_cells(home):
 
 def test_a_problem_of_ones_own_is_shown_before_and_after(home):
     settings, _ = of(home, "evaluate")
-    text = evaluation.show(settings, {"id": "y", "cluster": "y", "nums": [3, 7, 12], "target": 47})
-    assert "attempt" in text and ("nothing to reflect on" in text or ("untrained" in text and "trained" in text and "retry" in text))
+    text = evaluation.show(settings, {"id": "y", "cluster": "y", "nums": [3, 7, 12], "target": 43})
+    assert "attempt" in text and ("nothing to reflect on" in text or ("base model" in text and "trained" in text and "retry" in text))
+    for odd in ({"nums": [3, 7, 12], "target": 47}, {"nums": ["x"], "target": 1}, {"target": 3}):
+        assert evaluation.show(settings, {"id": "y", "cluster": "y", **odd}).startswith("This problem cannot be posed: ")

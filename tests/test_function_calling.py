@@ -106,7 +106,13 @@ def test_truth_is_no_number_and_order_counts_in_arrays():
     row = {**ROW, "answers": [PLAY]}
     call = '[{"name": "play", "arguments": {"ids": %s, "loud": %s}}]'
     assert verify(call % ("[1, 2.5]", "true"), row) == RIGHT
-    for ids, loud in [("[1, 2.5]", "1"), ("[1, 2.5]", "1.0"), ("[true, 2.5]", "true"), ("[2.5, 1]", "true"), ('["1", 2.5]', "true")]:
+    for ids, loud in [
+        ("[1, 2.5]", "1"),
+        ("[1, 2.5]", "1.0"),
+        ("[true, 2.5]", "true"),
+        ("[2.5, 1]", "true"),
+        ('["1", 2.5]', "true"),
+    ]:
         assert verify(call % (ids, loud), row).error == "wrong_argument_values"
     zero = {**ROW, "answers": [{"name": "weather", "arguments": {"days": 0}}]}
     assert verify('[{"name": "weather", "arguments": {"days": -0.0}}]', zero) == RIGHT
@@ -136,9 +142,14 @@ def test_two_tools_of_one_name():
     assert calls.misfit([OSLO], [other]) == "'weather' has no parameter 'city'"
     assert calls.misfit([OSLO], []) == "'weather' is not among the tools"
     assert calls.misfit([{"name": "weather", "arguments": {}}], TOOLS) == "'weather' lacks its argument 'city'"
-    schema = {"name": "weather", "parameters": {"type": "object", "properties": {"city": {}, "days": {}}, "required": ["city"]}}
+    schema = {
+        "name": "weather",
+        "parameters": {"type": "object", "properties": {"city": {}, "days": {}}, "required": ["city"]},
+    }
     assert calls.misfit([OSLO], [schema]) is None
-    assert calls.misfit([{"name": "weather", "arguments": {"days": 1}}], [schema]) == "'weather' lacks its argument 'city'"
+    assert (
+        calls.misfit([{"name": "weather", "arguments": {"days": 1}}], [schema]) == "'weather' lacks its argument 'city'"
+    )
 
 
 def test_the_same_call_twice_is_a_multiset():
@@ -180,7 +191,9 @@ def test_hostile_text_is_bad_json(name):
     assert (verdict.correct, verdict.error) == (False, "bad_json")
 
 
-@pytest.mark.parametrize("text", [HOSTILE[name] for name in HOSTILE if name not in ("byte order mark", "other white space", "comment")])
+@pytest.mark.parametrize(
+    "text", [HOSTILE[name] for name in HOSTILE if name not in ("byte order mark", "other white space", "comment")]
+)
 def test_hostile_text_is_wrong_leniently_too(text):
     assert not verify(text, ROW).lenient
     assert not verify(f"Here: {text}", ROW).correct
@@ -243,7 +256,9 @@ value = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
     max_leaves=6,
 )
-call = st.fixed_dictionaries({"name": st.sampled_from(["weather", "play"]), "arguments": st.dictionaries(text, value, max_size=4)})
+call = st.fixed_dictionaries(
+    {"name": st.sampled_from(["weather", "play"]), "arguments": st.dictionaries(text, value, max_size=4)}
+)
 answer = st.lists(call, min_size=1, max_size=4)
 
 
@@ -267,24 +282,34 @@ def test_gold_verifies_however_it_is_written(gold, rng):
 @given(answer, st.data())
 def test_any_change_of_one_value_is_wrong(gold, data):
     changed = json.loads(json.dumps(gold))
-    paths = [(i, "arguments", *path) for i, item in enumerate(gold) for path in places(item["arguments"])] + [(0, "name")]
+    paths = [(i, "arguments", *path) for i, item in enumerate(gold) for path in places(item["arguments"])] + [
+        (0, "name")
+    ]
     path = data.draw(st.sampled_from(paths))
     where = functools.reduce(lambda inner, key: inner[key], path[:-1], changed)
-    where[path[-1]] = data.draw(value.filter(lambda new: strictjson.canonical(new) != strictjson.canonical(where[path[-1]])))
+    where[path[-1]] = data.draw(
+        value.filter(lambda new: strictjson.canonical(new) != strictjson.canonical(where[path[-1]]))
+    )
     verdict = verify(json.dumps(changed), {**ROW, "answers": gold})
     assert not verdict.correct and not verdict.lenient and verdict.error in ERRORS
 
 
 PIECES = [
-    *'{}[]",:\\', "'", "\n", "\x00", "\ud800", "\udfff", "é", "١", "\u2028", "NaN", "-Infinity", "1e999", "9" * 500, "-", "0", "true",
-    "null", "<tool_call>", "</tool_call>", "```json", "```", '"name":', '"arguments":', "\\ud800", "\\u0000", "[" * 70, '{"a":' * 70,
-    GOLD, json.dumps(PLAY),
+    *'{}[]",:\\', "'", "\n", "\x00", "\ud800", "\udfff", "é", "١", "\u2028", "NaN", "-Infinity", "1e999", "9" * 500,
+    "-", "0", "true", "null", "<tool_call>", "</tool_call>", "```json", "```", '"name":', '"arguments":', "\\ud800",
+    "\\u0000", "[" * 70, '{"a":' * 70, GOLD, json.dumps(PLAY),
 ]  # fmt: skip
 
 
 def mutated(rng: random.Random) -> str:
     text = rng.choice(
-        [GOLD, json.dumps([PLAY, OSLO]), f"```json\n{GOLD}\n```", f"<tool_call>{json.dumps(PLAY)}</tool_call>", f"So: {GOLD}."]
+        [
+            GOLD,
+            json.dumps([PLAY, OSLO]),
+            f"```json\n{GOLD}\n```",
+            f"<tool_call>{json.dumps(PLAY)}</tool_call>",
+            f"So: {GOLD}.",
+        ]
     )
     for _ in range(rng.randint(1, 5)):
         at, end = sorted(rng.choices(range(len(text) + 1), k=2))

@@ -51,7 +51,11 @@ def test_rows(tmp_path):
     ids = [row["id"] for rows in splits.values() for row in rows]
     assert len(set(ids)) == 200
     row = splits["train"][0]
-    assert list(row) == ["id", "cluster", "query", "tools", "answers"] and row["tools"] == TOOLS and row["cluster"] == "weather"
+    assert (
+        list(row) == ["id", "cluster", "query", "tools", "answers"]
+        and row["tools"] == TOOLS
+        and row["cluster"] == "weather"
+    )
     assert all(verify(json.dumps(row["answers"]), row).correct for rows in splits.values() for row in rows)
     assert load("train", 5, 0, source) == splits["train"][:5] != load("train", 5, 1, source)
     assert load("test", 5, 1, source) == splits["test"][:5]
@@ -60,9 +64,13 @@ def test_rows(tmp_path):
 
 def test_neither_position_nor_spelling_decides_the_split(tmp_path):
     rows = [raw(k) for k in range(100)]
-    again = [{**row, "id": f"other {row['id']}", "answers": row["answers"].replace(": ", ":  ")} for row in reversed(rows)]
+    again = [
+        {**row, "id": f"other {row['id']}", "answers": row["answers"].replace(": ", ":  ")} for row in reversed(rows)
+    ]
     first, second = write(tmp_path / "a.jsonl", rows), write(tmp_path / "b.jsonl", again)
-    assert [row["query"] for row in load("test", None, 0, first)] == [row["query"] for row in load("test", None, 0, second)]
+    assert [row["query"] for row in load("test", None, 0, first)] == [
+        row["query"] for row in load("test", None, 0, second)
+    ]
 
 
 def test_equal_content_counts_once_and_equal_ids_do_not_collide(tmp_path):
@@ -92,22 +100,26 @@ def test_gold_that_does_not_fit_its_tools_is_in_test_only(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"answers": "[{'name': 'weather'}]"}, "answers is no JSON"),
-        ({"answers": "[5]"}, 'answers: a call must be an object of "name" and "arguments"'),
-        ({"answers": '[{"name": "weather", "arguments": []}]'}, 'answers: the arguments of "weather" are no object'),
-        ({"answers": '[{"name": "weather", "arguments": {"days": NaN}}]'}, "answers is no JSON: NaN is no JSON"),
+        ({"answers": "[{'name': 'weather'}]"}, "answers is not JSON"),
+        ({"answers": "[5]"}, 'answers: a call must be an object with "name" and "arguments"'),
+        (
+            {"answers": '[{"name": "weather", "arguments": []}]'},
+            'answers: the arguments of "weather" are not an object',
+        ),
+        ({"answers": '[{"name": "weather", "arguments": {"days": NaN}}]'}, "answers is not JSON: NaN is not JSON"),
         ({"answers": None}, "answers: a call must be"),
-        ({"tools": "{}"}, "tools is no list"),
+        ({"tools": "{}"}, "tools is not a list"),
         ({"tools": '[{"name": "weather", "parameters": [1]}]'}, "tools: each must be"),
-        ({"query": " "}, "query is no text"),
+        ({"query": " "}, "query is not text"),
         ({"query": "\ud800"}, "text that is not UTF-8"),
+        ({"id": "\ud800"}, "text that is not UTF-8"),
     ],
 )
 def test_bad_rows_are_named(tmp_path, caplog, change, reason):
     source = write(tmp_path / "rows.jsonl", [raw(k, **(change if k == 41 else {})) for k in range(100)])
     assert sum(len(load(split, None, 0, source)) for split in ("train", "dev", "test")) == 99
     assert f"1 of 100 rows cannot be used and are skipped: line 42: {reason}" in caplog.text
-    with pytest.raises(DataError, match="1 of 100 rows cannot be used, more than the 0.5% that max_bad_rows allows: line 42"):
+    with pytest.raises(DataError, match="1 of 100 rows cannot be used, more than the 0.5% of max_bad_rows: line 42"):
         load("train", 1, 0, source, max_bad_rows=0.005)
 
 
@@ -127,9 +139,9 @@ def test_report(tmp_path, capsys):
     printed = capsys.readouterr().out
     for line in [
         "rows                151: 150 usable, 1 bad",
-        "    line 8: answers is no JSON: Expecting value: line 1 column 1 (char 0)",
+        "    line 8: answers is not JSON: Expecting value: line 1 column 1 (char 0)",
         "duplicates          1 rows",
-        "tools               2 distinct, of 2 names",
+        "tools               2 distinct, with 2 names",
         "parameters a tool   mean 2.5, median 2.5, 95% up to 3, range 2 to 3",
         "gold answers        150 of 150 verify",
     ]:

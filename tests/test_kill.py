@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 from small import SMALL, small
 
@@ -42,10 +42,11 @@ def test_sigkill_of_the_kernel_in_the_middle_of_training(tmp_path):
     while len(lines(broken, "training")) < 5 and killed.poll() is None:  # past the checkpoints of steps 2 and 4
         assert time.time() < deadline
         time.sleep(0.05)
-    os.kill(int((folder / ".kernel.pid").read_text().split()[0]), signal.SIGKILL)
+    [kernel] = [child for child in psutil.Process(killed.pid).children(recursive=True) if "ipykernel" in " ".join(child.cmdline())]
+    kernel.send_signal(signal.SIGKILL)
     said, _ = killed.communicate(timeout=120)
     assert killed.returncode == 1 and "goes on" in said.strip().splitlines()[-1]
-    assert not (folder / "result.json").exists()
+    assert not (folder / "result.json").exists() and "kernel was killed" in files.read_json(folder / "failed.json")["error"]
 
     assert launch("train", broken).wait() == 0
     assert lines(broken, "training") == lines(whole, "training")

@@ -11,10 +11,11 @@ import time
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 from helpers_launch import STAGE, run, start, write_notebook
 
-from rrr_utils import launch, runs
+from rrr_utils import gpus, launch, needs, runs
 from rrr_utils.errors import SettingsError
 from rrr_utils.settings import ROOT, load
 
@@ -36,6 +37,15 @@ from rrr_utils.settings import ROOT, load
         (["-p", "seed"], ["NAME=VALUE"]),
         (["--profile", "tinny"], ["tinny", "tiny"]),
         (["--profle", "tiny"], ["--profle", "usage"]),
+        (["--profile", "nowhere.yaml"], ["nowhere.yaml"]),
+        (["-p", "overrides=[1]"], ["overrides must be an object"]),
+        (["-p", "overrides={\"seed\": 1}"], ["cannot hold 'seed'"]),
+        (["-p", "source=procedurl:numbers=3"], ["procedurl:numbers=3"]),
+        (["-p", "source=rows.jsonl"], ["rows.jsonl"]),
+        (["-p", "seeds=0,0"], ["seeds", "twice"]),
+        (["-p", "gpus=3"], ["gpus 3", "128"]),
+        (["-p", "preset=gpu_24gb"], ["preset gpu_24gb is for a GPU", "days", "preset=cpu"]),
+        (["-p", "report_to=mlflow"], ["mlflow", "not installed"]),
     ],
 )  # fmt: skip
 def test_wrong_names_and_types_are_refused(tmp_path, given, capsys, options, words):
@@ -60,11 +70,13 @@ def test_the_notebook_must_be_a_stage_s_with_a_parameters_cell(tmp_path, capsys)
 def test_a_missing_upstream_is_refused_with_its_command_outside_the_tiny_profile(tmp_path, given, capsys):
     (tmp_path / "mine.yaml").write_text("preset: cpu\n")
     book = write_notebook(tmp_path / "02_train_reflection.ipynb", STAGE.format(stage="train"))
-    assert launch.main([str(book), "--profile", "single_gpu", *given[0]]) == 2
+    options = ["-p", "preset=cpu", "-p", "source=procedural:"]
+    assert launch.main([str(book), "--profile", "single_gpu", *given[0], *options]) == 2
     err = capsys.readouterr().err
-    assert "make it with   python -m rrr_utils.launch failures --profile single_gpu -p model=" in err
+    assert "make it with   python -m rrr_utils.launch failures --profile single_gpu -p preset=cpu -p model=" in err
+    alone = {"results_dir": str(tmp_path / "runs"), "preset": "cpu", "model": str(tmp_path / "model"), "source": "procedural:"}
     with pytest.raises(SettingsError, match="rrr_utils.launch failures --profile single_gpu"):
-        launch.ensure(load("single_gpu", {"results_dir": str(tmp_path / "runs")}), "train")
+        needs.ensure(load("single_gpu", alone), "train")
 
 
 def test_parameters_arrive_with_their_types(tmp_path, given):
@@ -81,10 +93,57 @@ def test_command_makes_the_same_settings_again(tmp_path):
     settings = load("tiny", {"seed": None, "learning_rate": 1e-5, "rounds": [1, 2], "policies": ["trained"], "source": "a b'c"})
     import shlex
 
-    words = shlex.split(launch.command(settings, "evaluate"))
+    words = shlex.split(needs.command(settings, "evaluate"))
     assert words[:6] == ["python", "-m", "rrr_utils.launch", "evaluate", "--profile", "tiny"]
     book = write_notebook(tmp_path / "03_evaluate.ipynb")
     assert launch.check(book, "tiny", words[7::2])[1] == settings
+
+
+@pytest.mark.parametrize("folder", ["/proc/rrr", "{tmp}/file", "{tmp}/file/below"])
+def test_a_results_dir_that_cannot_be_written_is_refused(tmp_path, given, capsys, folder):
+    (tmp_path / "file").write_text("")
+    book = write_notebook(tmp_path / "01_collect_failures.ipynb", STAGE.format(stage="failures"))
+    assert launch.main([str(book), *given[0], "-p", f"results_dir={folder.format(tmp=tmp_path)}"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and "cannot write" in err and "set results_dir elsewhere" in err
+
+
+def test_a_mistyped_procedural_source_is_refused_before_anything_runs(tmp_path, given, capsys):
+    book = write_notebook(tmp_path / "01_collect_failures.ipynb", STAGE.format(stage="failures"))
+    assert launch.main([str(book), *given[0], "-p", "source=procedural:nubers=3"]) == 2
+    assert "unknown 'nubers'" in capsys.readouterr().err
+
+
+def test_fewer_failures_than_a_step_needs_are_refused(tmp_path, given, capsys):
+    options, settings = given
+    with runs.begin(settings(), "failures") as (folder, one):
+        runs.finish(one, "failures", [], {"failures": 12})
+    book = write_notebook(tmp_path / "02_train_reflection.ipynb", STAGE.format(stage="train"))
+    assert launch.main([str(book), *options]) == 2
+    assert "12 failures, and a step takes failures_per_step 16" in capsys.readouterr().err
+
+
+def test_nothing_is_trained_that_was_not_asked_for(tmp_path, given, capsys):
+    options, settings = given
+    for stage in ("failures", "train"):
+        with runs.begin(settings(), stage) as (folder, one):
+            runs.finish(one, stage, [], {"failures": 99})
+    book = write_notebook(tmp_path / "03_evaluate.ipynb", STAGE.format(stage="evaluate"))
+    assert launch.main([str(book), *options, "-p", "learning_rate=1e-4", "-p", "policies=trained"]) == 2
+    err = capsys.readouterr().err
+    name = runs.stage_dir(settings(), "train").name
+    assert f"there is {name}, with learning_rate 0.003 there and 0.0001 here: set these to take it, or make it with" in err
+    assert needs.missing(settings(policies=["trained"]), "evaluate") == []
+
+
+def test_a_profile_can_be_a_file_seen_from_where_the_user_is(tmp_path, given, monkeypatch, capsys):
+    (tmp_path / "mine.yaml").write_text("preset: cpu\nsteps: 7\n")
+    book = write_notebook(tmp_path / "02_train_reflection.ipynb")
+    monkeypatch.chdir(tmp_path)
+    parameters, settings = launch.check(book, "mine.yaml", [])
+    assert parameters["profile"] == str(tmp_path / "mine.yaml") and settings.steps == 7
+    assert runs.stage_dir(settings, "tables").name == "mine"
+    assert needs.command(settings, "failures") == f"python -m rrr_utils.launch failures --profile {tmp_path}/mine.yaml"
 
 
 # ---------------------------------------------------------------- with a kernel: few, they cost seconds
@@ -107,7 +166,7 @@ def test_a_stage_runs_once_in_this_python_and_is_then_done(tmp_path, given):
     assert found["provenance"]["command"].startswith("python -m rrr_utils.launch failures --profile tiny -p ")
     executed = nbformat.read(folder / "run.ipynb", as_version=4)
     assert "\r" not in json.dumps(executed)
-    assert not list(folder.glob(".run*")) + list(folder.glob("failed*")) + list(folder.glob(".kernel*"))
+    assert not list(folder.glob(".run*")) + list(folder.glob("failed*"))
 
     begun = time.monotonic()
     code = (
@@ -162,13 +221,13 @@ def test_success_is_the_result_and_not_the_last_cell(tmp_path, given):
     status, out, err = run(book, *given[0])
     assert status == 0
     assert "the result is whole, but cell 5 of 01_collect_failures.ipynb failed later: ZeroDivisionError" in err
-    assert "left no result.json" in launch._explain(None, "failures: ", book, tmp_path)
+    assert "left no result.json" in launch._explain(None, book, tmp_path)
 
 
 def test_a_full_disk_is_told_with_its_remedy(tmp_path):
     failure = launch_failure("OSError", "[Errno 28] No space left on device")
-    line = launch._explain(failure, "train: ", tmp_path / "02_train_reflection.ipynb", tmp_path)
-    assert line.startswith("train: no space left on the device (in cell 4 of 02_train_reflection.ipynb; files go to ")
+    line = launch._explain(failure, tmp_path / "02_train_reflection.ipynb", tmp_path)
+    assert line.startswith("no space left on the device (in cell 4 of 02_train_reflection.ipynb; files go to ")
     assert "free some or set results_dir elsewhere" in line
 
 
@@ -199,9 +258,7 @@ def wait_for(path: Path) -> str:
 
 
 def alive(pid: int) -> bool:
-    from rrr_utils import kernel
-
-    return kernel._is_kernel(pid)
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
 def test_stopping_the_launcher_lets_the_cell_save_and_ends_the_kernel(tmp_path, given):
@@ -260,11 +317,11 @@ def test_plain_papermill_refuses_a_misspelt_parameter_too(tmp_path):
 
 
 def test_each_launcher_takes_gpus_of_its_own(monkeypatch, tmp_path):
-    monkeypatch.setattr(launch.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
 
     def take(number, visible="4,7,9"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-        locks = launch._take_gpus(number, "")
+        locks = gpus.take(number, "")
         return locks, os.environ["CUDA_VISIBLE_DEVICES"]
 
     first, got = take(1)
@@ -279,8 +336,14 @@ def test_each_launcher_takes_gpus_of_its_own(monkeypatch, tmp_path):
         lock.release()
 
 
+def test_an_empty_list_of_visible_gpus_is_none(monkeypatch):
+    for text, seen in (("", []), ("-1", []), ("3", ["3"]), ("0,2", ["0", "2"])):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", text)
+        assert gpus.visible() == seen
+
+
 def test_more_gpus_than_there_are_is_refused(tmp_path, given, capsys, monkeypatch):
-    monkeypatch.setattr(launch, "gpus", lambda: ["0"])
+    monkeypatch.setattr(gpus, "visible", lambda: ["0"])
     book = write_notebook(tmp_path / "02_train_reflection.ipynb", STAGE.format(stage="train"))
     assert launch.main([str(book), *given[0], "-p", "gpus=2"]) == 2
     assert "gpus is 2 but this machine shows 1" in capsys.readouterr().err

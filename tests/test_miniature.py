@@ -1,4 +1,4 @@
-"""The embedded model's corpus is honest: what it holds, what it never holds, and that its pre-training resumes."""
+"""The embedded model: what its corpus holds and must not hold, how pre-training resumes, its gate and its card."""
 
 from __future__ import annotations
 
@@ -6,30 +6,29 @@ import collections
 import itertools
 import random
 import re
+from symtable import symtable
 
 import pytest
 
-from rrr_utils.miniature import corpus
+from rrr_utils import files, settings
+from rrr_utils.miniature import corpus, gate, pretraining
+from rrr_utils.miniature.corpus import all_problems
 from rrr_utils.miniature.tokenizer import build_tokenizer
+from rrr_utils.settings import DATA, ROOT
 from rrr_utils.tasks import countdown, countdown_kinds
 
 
 @pytest.fixture(scope="module")
-def problems():
-    return [row for row in countdown.load("pretrain", None, 0) if corpus.solvable(row)]
-
-
-@pytest.fixture(scope="module")
-def documents(problems):
+def documents():
     rng = random.Random(1)
-    return [corpus.document(problems, rng) for _ in range(6000)]
+    return [corpus.document(all_problems(), rng) for _ in range(6000)]
 
 
 @pytest.fixture(scope="module")
-def lessons(problems):
-    """Documents of every lesson, by its sort."""
+def lessons():
+    """Documents of every lesson, by sort."""
     rng = random.Random(7)
-    return {sort: [corpus.practice(problems, rng, sort) for _ in range(1500)] for _, _, sort in corpus.LESSONS}
+    return {sort: [corpus.practice(all_problems(), rng, sort) for _ in range(1500)] for _, _, sort in corpus.LESSONS}
 
 
 def test_held_out_multisets_occur_in_no_document(documents, lessons):
@@ -40,12 +39,11 @@ def test_held_out_multisets_occur_in_no_document(documents, lessons):
                 assert max(nums) > 15 or countdown.split_of(nums) == "pretrain"  # no problem holds numbers above 15
 
 
-def test_lessons_state_what_is_so_and_are_learnt_where_they_say(lessons):
-    from rrr_utils.miniature.pretraining import encode
-
+def test_lessons_are_true_and_learnt_where_they_should_be(lessons):
     tokenizer = build_tokenizer()
     for sort, docs in lessons.items():
-        for (_, messages, learn), (ids, learnt) in zip(docs[:300], encode(tokenizer, [d[1:] for d in docs[:300]]), strict=True):
+        some = docs[:300]
+        for (_, messages, learn), (ids, learnt) in zip(some, pretraining.encode(tokenizer, some), strict=True):
             words = {tokenizer.decode([token]).strip() for token, here in zip(ids, learnt, strict=True) if here}
             assert words
             if sort == "left":
@@ -73,13 +71,14 @@ def test_arithmetic_in_documents_is_right(documents):
     rng = random.Random(3)
     for text in [corpus.drill(rng) for _ in range(300)]:
         for a, op, b, c in re.findall(r"(\d+) ([-+*/]) (\d+) = (\d+)", text):
-            assert {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b), "/": int(a) / int(b)}[op] == int(c)
+            a, b = int(a), int(b)
+            assert {"+": a + b, "-": a - b, "*": a * b, "/": a / b}[op] == int(c)
         for c, d, rest in re.findall(r"(\d+) and (\d+) :((?: [-+*/] \d+)+)", text):
             stated = [(op, int(value)) for op, value in re.findall(r"([-+*/]) (\d+)", rest)]
             assert stated == corpus.second_steps(int(c), int(d))
 
 
-def test_every_reflection_kind_is_there_and_is_what_its_name_says(documents, problems):
+def test_every_kind_of_reflection_is_there_under_the_right_name(documents):
     counts = collections.Counter(kind for kind, _, _ in documents)
     for kind, share in corpus.KINDS.items():
         expected = share * corpus.MIXTURE["own"] * len(documents)
@@ -87,7 +86,7 @@ def test_every_reflection_kind_is_there_and_is_what_its_name_says(documents, pro
     rng = random.Random(4)
     for kind in corpus.KINDS:
         for _ in range(60):
-            row = rng.choice(problems)
+            row = rng.choice(all_problems())
             rows = corpus.steps(row["nums"])
             text, found = corpus.reflection(kind, row, rows, corpus.wrong(rows, row["target"], rng)[1], rng)
             content = countdown_kinds.classify(text, row)
@@ -97,10 +96,10 @@ def test_every_reflection_kind_is_there_and_is_what_its_name_says(documents, pro
             assert found is None or countdown.verify(found, row).correct
 
 
-def test_searches_may_end_without_a_hit_and_then_claim_none(problems):
+def test_a_search_may_end_without_a_hit_and_then_claims_none():
     rng, endings = random.Random(5), collections.Counter()
     for _ in range(1500):
-        row = rng.choice(problems)
+        row = rng.choice(all_problems())
         text, found = corpus.reflection("search", row, corpus.steps(row["nums"]), 0, rng)
         assert ("yes" in text) == (found is not None)
         endings[found is not None] += 1
@@ -119,7 +118,7 @@ def test_answers_are_right_as_often_as_stated(documents):
 
     assert abs(share("answer") - corpus.RIGHT["answer"]) < 0.05
     assert abs(share("own_empty") - corpus.RIGHT["retry"]) < 0.06
-    assert abs(share("blind") - corpus.RIGHT["retry"]) < 0.1  # an empty reflection is as good as none, no worse
+    assert abs(share("blind") - corpus.RIGHT["retry"]) < 0.1  # an empty reflection is no worse than none
 
 
 def test_only_the_assistants_words_are_learnt_and_failed_attempts_are_not(documents):
@@ -130,25 +129,43 @@ def test_only_the_assistants_words_are_learnt_and_failed_attempts_are_not(docume
             assert not learnt[1]
 
 
-def test_documents_are_the_chat_template_without_unknown_words(documents):
-    from rrr_utils.miniature.pretraining import encode
-
+def test_documents_follow_the_chat_template_without_unknown_words(documents):
     tokenizer = build_tokenizer()
     some = documents[:400]
-    for (_, messages, _), (ids, learnt) in zip(some, encode(tokenizer, [d[1:] for d in some]), strict=True):
+    for (_, messages, _), (ids, learnt) in zip(some, pretraining.encode(tokenizer, some), strict=True):
         assert list(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)) == ids
         assert len(ids) == len(learnt) <= 224
         assert not any(i < 256 and tokenizer.decode([i]) not in (",", "I") for i in ids), "a word is spelt in bytes"
 
 
 def test_pretraining_resumes_where_it_was(tmp_path, monkeypatch):
-    from rrr_utils.miniature import pretraining
-    from rrr_utils.miniature.pretraining import pretrain
-
     monkeypatch.setattr(pretraining, "CHUNK", 64)
-    size = {"tokens": 600, "hidden": 32, "layers": 1, "log_every": 1}
-    pretrain(tmp_path / "whole", steps_total=6, save_every=2, **size)
-    pretrain(tmp_path / "twice", steps_total=6, save_every=2, **size, stop=5)
-    pretrain(tmp_path / "twice", steps_total=6, save_every=2, **size)
+    size = {"steps_total": 6, "save_every": 2, "tokens": 600, "hidden": 32, "layers": 1, "log_every": 1}
+    pretraining.pretrain(tmp_path / "whole", **size)
+    for stop in (1, 5, None):  # the first run has saved no state, the second one has logged a step after its last save
+        pretraining.pretrain(tmp_path / "twice", **size, stop=stop)
     one, other = (tmp_path / name / "model.safetensors" for name in ("whole", "twice"))
     assert one.read_bytes() == other.read_bytes()
+    assert [line["step"] for line in files.read_jsonl(tmp_path / "twice/pretraining.jsonl")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_embedded_model_on_its_gate_and_its_card(tmp_path):
+    folder = DATA / "embedded/countdown"
+    gates = files.read_json(folder / "gate.json")
+    assert gate.card(folder, gates, seed=0) == (folder / "README.md").read_text(encoding="utf-8")
+    assert "`notebooks/A1_embedded_model.ipynb`, seed 3." in gate.card(folder, gates, seed=3)
+    few = gate.gate(settings.load("tiny", {"results_dir": str(tmp_path)}), "greedy", 60)
+    assert few.keys() == gates["greedy"].keys() and few["rescued"].keys() == gates["greedy"]["rescued"].keys()
+    assert few["passed"].keys() == gates["greedy"]["passed"].keys() and few["passed"]["arithmetic"]
+    assert few["best_kind"] == "search" and few["spread"] > 0.15
+    assert 0.2 < few["first_try"] < 0.5 and few["failures"] == round(60 * (1 - few["first_try"]))
+
+
+def test_the_settings_cell_of_a1_can_run_again_after_the_other_cells():
+    cells = files.read_json(ROOT / "notebooks/A1_embedded_model.ipynb")["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"][2:]
+    symbols = symtable("\n".join(code), "A1", "exec").get_symbols()
+    names = {symbol.get_name() for symbol in symbols if symbol.is_assigned()}
+    assert {"folder", "gates"} <= names and not names & {*settings.PARAMETERS, "smoke"}
+    again = settings.from_notebook({"profile": "tiny", "settings": settings.load("tiny"), **dict.fromkeys(names, {})})
+    assert again == settings.load("tiny")

@@ -1,4 +1,4 @@
-"""A task of one's own: the one that README shows goes through all four stages, and one that is not whole is told so in a line."""
+"""Your own task: the one in README goes through all four stages, and a faulty one is told so in one line."""
 
 from __future__ import annotations
 
@@ -79,23 +79,24 @@ def test_readme_shows_it_as_it_is():
 def test_all_four_stages_by_their_functions(tmp_path, model, capsys):
     one = given(tmp_path / "runs", model)
     done = helpers_models.all_stages(one)
-    home = tmp_path / "runs" / "tiny" / "sorting_task" / "letters"
-    assert {p.relative_to(home).as_posix() for p in home.glob("*/*/result.json")} == {
-        f"{stage}/result.json" for stage in ("vanilla/failures", "vanilla/evaluate", "seed0/train", "seed0/evaluate")
-    }
+    home = tmp_path / "runs" / "sorting_task" / "letters"
+    names = {path.parent.name.rpartition("-")[0] for path in home.glob("*/result.json")}
+    assert names == {"failures", "train-seed0", "evaluate-vanilla", "evaluate-seed0"}
     assert done["failures"]["identity"]["task"] == "sorting_task" and 30 < done["failures"]["summary"]["failures"] <= 40
     assert done["failures"]["summary"]["errors"].keys() <= set(tasks.get(str(TASK)).ERRORS)
-    logged = files.read_jsonl(home / "seed0" / "train" / "reflections.jsonl")
+    logged = files.read_jsonl(runs.stage_dir(one, "train") / "reflections.jsonl")
     assert len(logged) == 3 * 8 * 4 and {line["reward"] for line in logged} == {0.0, 1.0}
-    frame = pd.read_csv(home.parents[1] / "tables" / "cells.csv")
+    frame = pd.read_csv(runs.stage_dir(one, "tables") / "cells.csv")
     assert set(frame["task"]) == {"sorting_task"} and len(frame) == 3 * 2 * 4 and (frame["n"] == 10).all()
-    assert "sorting_task, letters" in (home.parents[1] / "tables" / "report.md").read_text()
-    again = cells.rescore(home / "seed0" / "evaluate", task=str(TASK))
+    assert "sorting_task, letters" in (runs.stage_dir(one, "tables") / "report.md").read_text()
+    again = cells.rescore(runs.stage_dir(one, "evaluate"), task=str(TASK))
     assert again["correct"].tolist() == cells.of_evaluation(one)["correct"].tolist()
-    marks = "".join(f"<!-- generated:{name} -->\n<!-- /generated:{name} -->\n" for name in ("table", "kinds", "examples"))
+    marks = "".join(
+        f"<!-- generated:{name} -->\n<!-- /generated:{name} -->\n" for name in ("table", "kinds", "examples")
+    )
     (tmp_path / "README.md").write_text(marks)
     published = publish.publish(one, tmp_path)
-    assert (published / "sorting_task" / "letters" / "seed0" / "evaluate" / "samples.jsonl.gz").is_file()
+    assert (published / "sorting_task" / "letters" / "evaluate-seed0" / "samples.jsonl.gz").is_file()
     capsys.readouterr()
     # the same task from another place is the same task, and a raised VERSION is not
     moved = tmp_path / "sorting_task.py"
@@ -114,7 +115,12 @@ def test_all_four_notebooks_by_the_launcher(tmp_path, model):
 
 
 def test_kinds_of_reflection_are_told_whatever_a_row_calls_nums_and_target():
-    for row in ({}, {"nums": 5, "target": [1]}, {"nums": "abc", "target": {"a": 1}}, {"nums": [[1], "2"], "target": "7"}):
+    for row in (
+        {},
+        {"nums": 5, "target": [1]},
+        {"nums": "abc", "target": {"a": 1}},
+        {"nums": [[1], "2"], "target": "7"},
+    ):
         assert countdown_kinds.classify("I put 3 + 4 = 7 , so 8 is wrong .", row).kind == "first_step"
         assert countdown_kinds.classify("I should be more careful .", row).kind == "empty"
 
@@ -149,29 +155,111 @@ def test_a_missing_or_wrong_name_is_one_line_before_anything_runs(tmp_path, mode
     assert not (tmp_path / "runs").exists()
 
 
+def changed(folder: Path, old: str, new: str) -> Path:
+    """The task's file with one place changed."""
+    text = TASK.read_text()
+    assert old in text
+    path = folder / "my_task.py"
+    path.write_text(text.replace(old, new, 1))
+    return path
+
+
+def test_what_a_task_gives_is_looked_at_before_a_model_is(tmp_path, model):
+    path = changed(tmp_path, "return rows[:n]", "return []")
+    with pytest.raises(tasks.DataError, match="task 'my_task': has no rows of split 'train'"):
+        failures.sample(given(tmp_path / "runs", model, task=str(path)))
+
+
+ROWS = "return rows[:n]"
+RIGHT = "    right = "
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("return rows[:n]", "return []", "has no rows of split 'train'"),
-        ("return rows[:n]", "return tuple(rows[:n])", "load must give a list of rows, not tuple"),
-        ("return rows[:n]", 'return [row["word"] for row in rows]', "load must give rows that are dicts, not str"),
-        ("return rows[:n]", 'return [{"id": row["id"], "word": row["word"]} for row in rows]', "has no 'cluster'"),
-        ('{"id": word', '{"id": 7', "'id' must be text, not int"),
-        ('{"id": word', '{"id": word[0]', "two rows of split 'train' have the id"),
-        ('"word": word}', '"word": word, "seen": {word}}', "cannot be written as JSON"),
+        (ROWS, "return []", "has no rows of split 'train'"),
+        (ROWS, "return tuple(rows[:n])", "load must give a list of rows, not tuple"),
+        (ROWS, 'return [row["word"] for row in rows]', "load must give rows that are dicts, not str"),
+        (ROWS, 'return [{"id": row["id"], "word": row["word"]} for row in rows]', "has None as its 'cluster'"),
+        (ROWS, "return rows[9999]", "load raised IndexError: list index out of range for split 'train'"),
+        (ROWS, "raise SystemExit('two\\nlines')", "load raised SystemExit: two lines for split 'train'"),
+        (ROWS, "random.shuffle(rows); return rows[:n]", "split 'train' has other rows when load is called again"),
+        (ROWS, "rows[0]['id'] = str(random.random()); return rows[:n]", "has other rows when load is called again"),
+        ('{"id": word', '{"id": 7', "a row of split 'train' has 7 as its 'id': every row needs text"),
+        ('{"id": word', '{"id": word[0]', "row 'a': two rows of split 'train' have this id"),
+        ('{"id": word', '{"id": word + "\\ud800"', "\\ud800': 'id' is not UTF-8: it has half of a surrogate pair"),
+        (ROWS, "rows[0]['cluster'] = '\\udfff'; return rows[:n]", "'cluster' is not UTF-8"),
+        ('"word": word}', '"word": word, "seen": {word}}', "cannot be written as JSON: TypeError"),
+        ('"word": word}', '"word": word, "seen": (word,)}', "changes when written as JSON and read again: use lists"),
+        ('"word": word}', '"word": word, "seen": float("nan")}', "changes when written as JSON and read again"),
         ('return f"Put', 'return len(row) or f"Put', "prompt must give text, not int"),
-        ("return Verdict(error is None, error, ", "return (error is None, error, ", "verify must give a Verdict, not tuple"),
-        ('else "wrong_order"', 'else "order"\n    error = "letters"', "verify gave the error 'letters'"),
-        ("    right = ", "    right = row['answer']; ", "verify raised KeyError: 'answer' for row"),
-        ('return f"Put', 'return row["text"] or f"Put', "prompt raised KeyError: 'text' for row"),
+        ('return f"Put', 'return row["text"] or f"Put', "prompt raised KeyError: 'text'"),
+        ('return f"Put', 'return "\\udcff" or f"Put', "the prompt is not UTF-8: it has half of a surrogate pair"),
+        ('return f"Put', 'row["seen"] = 1; return f"Put', "prompt or verify changes the row"),
+        ("return Verdict(error is None, error, ", "return (error is None, error, ", "must give a Verdict, not tuple"),
+        (
+            'else "wrong_order"',
+            'else "order"\n    error = "letters"',
+            "verify gave the error 'letters': it must be one of",
+        ),
+        (
+            RIGHT,
+            "    return Verdict(False, None, False); right = ",
+            "verify gave the error None: it must be one of ERRORS",
+        ),
+        (
+            RIGHT,
+            "    return Verdict(True, 'wrong_order', True); right = ",
+            "verify gave the error 'wrong_order': it must",
+        ),
+        (RIGHT, "    return Verdict(1, None, True); right = ", "correct and lenient must be True or False"),
+        (RIGHT, "    return Verdict(True, None, False); right = ", "lenient is True where correct is"),
+        (RIGHT, "    right = row['answer']; ", "verify raised KeyError: 'answer'"),
+        (RIGHT, "    row['cluster'] += completion[:1]; right = ", "prompt or verify changes the row"),
     ],
 )
-def test_what_a_task_gives_is_looked_at_before_a_model_is(tmp_path, model, old, new, words):
-    text = TASK.read_text()
-    assert old in text
-    path = tmp_path / "my_task.py"
-    path.write_text(text.replace(old, new, 1))
+def test_what_a_task_gives_is_one_line_if_it_cannot_be_used(tmp_path, old, new, words):
+    task = tasks.get(str(changed(tmp_path, old, new)))
     with pytest.raises(tasks.DataError) as caught:
-        failures.sample(given(tmp_path / "runs", model, task=str(path)))
+        tasks.load(task, "train", 20, SOURCE)
     said = str(caught.value)
-    assert words in said and "my_task" in said and "\n" not in said
+    assert words in said and said.startswith("task 'my_task'") and "\n" not in said
+    said.encode()  # also with half of a surrogate pair in the id
+
+
+def test_a_task_s_own_complaint_stays_as_it_is():
+    with pytest.raises(tasks.DataError, match="^no split 'tset' of source"):
+        tasks.load(tasks.get(str(TASK)), "tset", 1)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (RIGHT, "    right = len(completion) < 5 or row['answer']; right = ", "verify raised KeyError: 'answer'"),
+        (RIGHT, "    len(completion) < 5 or exit(3); right = ", "verify raised SystemExit: 3"),
+        (
+            'else "wrong_order"',
+            'else "wrong_order" if len(completion) < 5 else "order"',
+            "verify gave the error 'order'",
+        ),
+        (RIGHT, "    if completion == 'abcde': return None\n    right = ", "verify must give a Verdict, not NoneType"),
+    ],
+)
+def test_a_call_that_fails_late_names_task_and_row(tmp_path, old, new, words):
+    task, row = tasks.get(str(changed(tmp_path, old, new))), {"id": "abcd\n", "cluster": "abcd", "word": "abcde"}
+    assert tasks.verify(task, "abcd", row).error == "wrong_letters"
+    with pytest.raises(tasks.DataError) as caught:
+        tasks.verify(task, "abcde" if "None" in new or "answer" in new or "exit" in new else "edcba", row)
+    said = str(caught.value)
+    assert f"task 'my_task', row 'abcd\\n': {words}" in said and "\n" not in said
+
+
+def test_one_row_in_two_splits(tmp_path):
+    task = tasks.get(str(TASK))
+    splits = {split: tasks.load(task, split, None, SOURCE) for split in ("train", "dev", "test")}
+    tasks.disjoint(task, splits)
+    with pytest.raises(tasks.DataError) as caught:
+        tasks.disjoint(task, {**splits, "test": [*splits["test"], splits["train"][4]]})
+    assert (
+        str(caught.value) == f"task 'sorting_task', row '{splits['train'][4]['id']}': is in two splits, train and test"
+    )

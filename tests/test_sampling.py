@@ -8,9 +8,10 @@ from small import small
 from transformers import AutoTokenizer
 
 from rrr_utils import conversation, policy
-from rrr_utils.errors import SettingsError
+from rrr_utils.errors import DataError, ResultsError, SettingsError
 from rrr_utils.miniature.tokenizer import build_tokenizer
 from rrr_utils.sampling import HFSampler
+from rrr_utils.settings import DATA
 from rrr_utils.tasks import countdown
 
 
@@ -83,7 +84,7 @@ def test_running_out_of_memory_halves_the_batch(loaded, asked, monkeypatch):
 
 
 def test_the_tokenizer_loads_back_as_it_was_built():
-    built, loaded = build_tokenizer(), AutoTokenizer.from_pretrained(policy.DATA / "embedded" / "countdown")
+    built, loaded = build_tokenizer(), AutoTokenizer.from_pretrained(DATA / "embedded" / "countdown")
     assert built.get_vocab() == loaded.get_vocab()
     assert loaded.chat_template == built.chat_template and loaded.padding_side == "left"
     assert loaded.eos_token == "<|end|>" and loaded.pad_token != loaded.eos_token
@@ -93,8 +94,13 @@ def test_the_tokenizer_loads_back_as_it_was_built():
 
 
 def test_a_missing_model_is_one_line(tmp_path):
-    with pytest.raises(SettingsError, match="no embedded model for task 'function_calling'"):
+    with pytest.raises(ResultsError, match="no embedded model for task 'function_calling'"):
         policy.load_base(small(tmp_path, task="function_calling"))
-    with pytest.raises(SettingsError, match="cannot load model 'no/such-model'") as error:
+    with pytest.raises(DataError, match="cannot reach the hub for model no/such-model") as error:
         policy.load_base(small(tmp_path, model="no/such-model"))
+    assert "\n" not in str(error.value)
+    (tmp_path / "config.json").write_text('{"model_type": "none such"}')
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(SettingsError, match=f"cannot load model '{tmp_path}'") as error:
+        policy.load_base(small(tmp_path, model=str(tmp_path)))
     assert "\n" not in str(error.value)

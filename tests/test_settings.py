@@ -64,6 +64,20 @@ def test_text_is_read_as_the_setting_s_type(name, value, read):
         ({"micro_batch": 7}, ["micro_batch", "divide"]),
         ({"lora_rank": 0, "load_in_4bit": False}, ["reflector", "lora_rank"]),
         ({"lora_rank": 0, "policies": ["trained"]}, ["4-bit"]),
+        ({"rounds": [1, 0]}, ["rounds.1", "greater than 0"]),
+        ({"seeds": [0, 0]}, ["seeds", "twice"]),
+        ({"seeds": [-1]}, ["seeds.0", "0"]),
+        ({"decodings": ["greedy", "greedy"]}, ["decodings", "twice"]),
+        ({"policies": ["trained", "trained"]}, ["policies", "twice"]),
+        ({"learning_rate": float("inf")}, ["learning_rate", "finite"]),
+        ({"temperature": "nan"}, ["temperature", "finite"]),
+        ({"learning_rate": 1e9}, ["learning_rate", "less than"]),
+        ({"test_items": 10**30}, ["test_items", "less than"]),
+        ({"seed": 2**80}, ["seed", "less than"]),
+        ({"report_to": "wandbb"}, ["report_to", "wandb"]),
+        ({"results_dir": ""}, ["results_dir", "at least 1"]),
+        ({"gpus": 3}, ["gpus 3", "does not divide", "128"]),
+        ({"gpus": 4, "micro_batch": 24}, ["micro_batch 24", "32 on each of 4 GPUs"]),
     ],
 )
 def test_bad_settings_are_refused_in_one_line(overrides, words):
@@ -82,7 +96,10 @@ def test_unknown_profile_names_the_nearest():
 def test_a_profile_can_be_a_file_of_one_s_own(tmp_path):
     (tmp_path / "mine.yaml").write_text("preset: cpu\nsteps: 3\n")
     mine = load(str(tmp_path / "mine.yaml"))
-    assert (mine.profile, mine.steps) == ("mine", 3)
+    assert (mine.profile, mine.steps) == (str(tmp_path / "mine.yaml"), 3)
+    (tmp_path / "tiny.yaml").write_text("steps: 3\n")
+    with pytest.raises(SettingsError, match="called like a built-in one, 'tiny': rename the file"):
+        load(str(tmp_path / "tiny.yaml"))
     (tmp_path / "mine.yaml").write_text("preset: [cpu\n")
     with pytest.raises(SettingsError, match="no valid YAML"):
         load(str(tmp_path / "mine.yaml"))
@@ -104,6 +121,41 @@ def test_a_misspelt_notebook_variable_is_refused():
         from_notebook(standard(sede=1))
     with pytest.raises(SettingsError, match="unknown parameter 'stepss'.*'steps'"):
         from_notebook(standard(overrides={"stepss": 1}))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ([1], "must be an object"),
+        ("steps=3", "must be an object"),
+        ({"profile": "tiny"}, "cannot hold 'profile'"),
+        ({"seed": 3}, "cannot hold 'seed'"),
+        ({1: 2}, "unknown parameter '1'"),
+    ],
+)
+def test_overrides_that_are_no_settings_are_refused(overrides, words):
+    with pytest.raises(SettingsError, match=words):
+        from_notebook(standard(overrides=overrides))
+
+
+def test_another_task_does_not_keep_the_profile_s_source():
+    assert load("single_gpu").source == "Jiayi-Pan/Countdown-Tasks-3to4"
+    assert load("single_gpu", {"task": "countdown"}).source == "Jiayi-Pan/Countdown-Tasks-3to4"
+    assert load("single_gpu", {"task": "function_calling"}).source is None
+    assert load("single_gpu", {"task": "function_calling", "source": "a/b"}).source == "a/b"
+
+
+def test_paths_count_from_where_the_user_is_and_then_from_the_repository(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "rows.jsonl").write_text("{}")
+    (tmp_path / "my_task.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    mine = from_notebook(standard(model="./model", task="my_task.py", overrides={"source": "rows.jsonl"}))
+    assert (mine.model, mine.task, mine.source) == tuple(str(tmp_path / name) for name in ("model", "my_task.py", "rows.jsonl"))
+    assert load("tiny", {"model": "data/embedded/countdown"}).model == str(settings.DATA / "embedded" / "countdown")
+    (tmp_path / "embedded").mkdir()
+    assert load("tiny").model == "embedded"
+    assert load("tiny", {"model": "owner/name"}).model == "owner/name"
 
 
 def test_the_settings_cell_can_run_again_after_later_cells():

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import psutil
 import pytest
 from helpers_launch import STAGE, write_notebook
 
@@ -29,11 +32,25 @@ def snakemake(tmp_path, given):
     return command
 
 
-def test_snakemake_refuses_bad_settings_in_one_line(snakemake):
-    refused = subprocess.run([*snakemake(stepps=3), "--workflow-profile", "none"], cwd=ROOT, capture_output=True, text=True)
-    assert refused.returncode != 0
-    assert "snakemake: unknown setting 'stepps'" in refused.stderr
-    assert refused.stderr.count("\n") <= 2
+def refused(words: list[str]) -> str:
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0 and "snakemake: " in done.stderr and done.stderr.count("\n") <= 2, done.stderr
+    return done.stderr
+
+
+def test_snakemake_refuses_bad_settings_in_one_line(snakemake, tmp_path):
+    assert "unknown setting 'stepps'" in refused(snakemake(stepps=3))
+    assert "without profile and seed" in refused(snakemake(seed=3))
+    words = snakemake()
+    place = words.index("seeds=0,1")
+    assert "twice" in refused([*words[:place], "seeds=0,0", *words[place + 1 :]])
+    assert "unknown --config name 'sedes'; did you mean 'seeds'?" in refused([*words, "sedes=1"])
+    (tmp_path / "file").write_text("")
+    assert "cannot write" in refused(snakemake(results_dir=str(tmp_path / "file")))
+
+
+def ran(done: subprocess.CompletedProcess) -> list[str]:
+    return sorted(line.split(": running")[0] for line in done.stdout.splitlines() if ": running" in line)
 
 
 @pytest.mark.slow
@@ -46,11 +63,51 @@ def test_a_killed_snakemake_is_gone_on_with_and_nothing_runs_twice(snakemake, gi
     killed.wait()
     again = subprocess.run(snakemake(), cwd=ROOT, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
-    assert runs.done(settings(), "tables")
-    assert len(runs.evaluations("tiny", settings().results_dir)) == 3
-    assert not list(runs.runs_dir(settings()).rglob("*.stale-*"))
+    assert runs.done(settings(seeds=[0, 1]), "tables")
+    names = {path.parent.name.rpartition("-")[0] for path in runs.home(settings()).glob("*/result.json")}
+    assert names == {"failures", "train-seed0", "train-seed1", "evaluate-vanilla", "evaluate-seed0", "evaluate-seed1"}
     third = subprocess.run(snakemake(), cwd=ROOT, capture_output=True, text=True)
     assert (third.returncode, third.stdout.strip()) == (0, "")
-    stale = subprocess.run(snakemake(test_items=9), cwd=ROOT, capture_output=True, text=True)  # only what it bears on
-    ran = sorted(line.split(": running")[0] for line in stale.stdout.splitlines() if ": running" in line)
-    assert ran == ["evaluate", "evaluate seed 0", "evaluate seed 1", "tables"]
+    fewer = subprocess.run(snakemake(test_items=9), cwd=ROOT, capture_output=True, text=True)  # only what it bears on
+    assert ran(fewer) == ["evaluate", "evaluate seed 0", "evaluate seed 1", "tables"]
+    back = subprocess.run(snakemake(), cwd=ROOT, capture_output=True, text=True)
+    assert ran(back) == ["tables"]  # the tables are derived; nothing else is computed again
+
+
+@pytest.mark.slow
+def test_damaged_outputs_are_made_again_and_a_row_that_fails_stops_only_itself(snakemake, given, tmp_path):
+    settings = given[1]
+    book = tmp_path / "books" / "03_evaluate.ipynb"
+    whole = book.read_text()
+    write_notebook(book, "assert settings.seed != 1, 'no memory'", STAGE.format(stage="evaluate"))
+    failed = subprocess.run(snakemake(), cwd=ROOT, capture_output=True, text=True)
+    assert failed.returncode != 0 and "evaluate seed 1: AssertionError: no memory" in failed.stderr
+    lacking = runs.done(settings(seeds=[0, 1]), "tables")["identity"]["lacking"]
+    assert lacking.keys() == {"seed 1"} and lacking["seed 1"].startswith("failed: AssertionError: no memory")
+    book.write_text(whole)
+    (runs.stage_dir(settings(), "train") / "out.txt").write_text("cut")
+    mended = subprocess.run(snakemake(), cwd=ROOT, capture_output=True, text=True)
+    assert mended.returncode == 0, mended.stderr
+    assert ran(mended) == ["evaluate seed 1", "tables", "train seed 0"]
+    assert runs.done(settings(seeds=[0, 1]), "tables")["identity"]["lacking"] == {}
+
+
+@pytest.mark.slow
+def test_sigterm_to_make_stops_what_it_started(tmp_path, given):
+    from small import SMALL
+
+    overrides = {**SMALL, "steps": 40, "dev_every": 40, "results_dir": str(tmp_path / "runs")}
+    alone = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    words = ["make", "reproduce", f"VENV={Path(sys.executable).parent.parent}", f"OVERRIDES={json.dumps(overrides)}"]
+    make = subprocess.Popen(words, cwd=ROOT, env=alone, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    logs, limit = tmp_path / "runs/countdown/embedded", time.monotonic() + 300
+    while not list(logs.glob("train-*/training.jsonl")):
+        assert time.monotonic() < limit and make.poll() is None
+        time.sleep(0.2)
+    started = psutil.Process(make.pid).children(recursive=True)
+    make.terminate()
+    said, _ = make.communicate(timeout=120)
+    gone, alive = psutil.wait_procs(started, timeout=5)
+    assert not alive, [process.cmdline() for process in alive]
+    assert make.returncode != 0 and "What was computed stays" in said
+    assert list(logs.glob("train-*/checkpoints/checkpoint-*/files.json")), "the interrupted training saved"

@@ -1,13 +1,14 @@
-"""Reading real data: every kind of file, every kind of damage in one line."""
+"""Reading real data: every kind of file, every kind of damage, prepared once."""
 
 from __future__ import annotations
 
 import csv
 import json
+import resource
 from pathlib import Path
 
 import pytest
-from helpers_sources import lines, one_line, raw, read
+from helpers_sources import NEEDS, SCHEMA, convert, lines, one_line, raw, read
 
 from rrr_utils.tasks import rowfiles, sources
 
@@ -15,7 +16,6 @@ from rrr_utils.tasks import rowfiles, sources
 @pytest.fixture(autouse=True)
 def _fresh(tmp_path, monkeypatch):
     monkeypatch.setenv("RRR_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("RRR_ACCEPT_NEW_DATA", raising=False)
     sources.say.cache_clear()
 
 
@@ -64,25 +64,96 @@ def test_prepared_once_and_mapped(tmp_path, monkeypatch):
     path = written(tmp_path / "rows.jsonl", raw(5))
     first = read(path)
     assert first.rows.cache_files and Path(first.rows.cache_files[0]["filename"]).is_relative_to(tmp_path / "cache")
-    monkeypatch.setattr(sources, "_prepare", None)
-    assert read(path).rows[:] == first.rows[:]
-    monkeypatch.undo()
-    monkeypatch.setenv("RRR_CACHE", str(tmp_path / "cache"))
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, "_prepare", None)
+        assert read(path).rows[:] == first.rows[:]
     written(path, raw(6))
     assert len(read(path).rows) == 6  # other content, though under the same name
     assert len(read(path, version="test-2").rows) == 6
     assert len(list((tmp_path / "cache" / "prepared").iterdir())) == 3
 
 
-def test_what_was_begun_and_not_finished_is_not_used(tmp_path, monkeypatch):
+def test_what_was_begun_and_not_finished_is_not_used(tmp_path):
     path = written(tmp_path / "rows.jsonl", raw(5))
-    monkeypatch.setattr(sources, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+
+    def interrupted(row: dict) -> dict:
+        if row["id"] == 3:
+            raise KeyboardInterrupt
+        return convert(row)
+
     with pytest.raises(KeyboardInterrupt):
-        read(path)
-    monkeypatch.undo()
-    monkeypatch.setenv("RRR_CACHE", str(tmp_path / "cache"))
+        sources.read(str(path), NEEDS, SCHEMA, interrupted, "test-1")
     assert list((tmp_path / "cache" / "prepared").iterdir()) == []
     assert len(read(path).rows) == 5
+
+
+def test_another_process_may_be_faster(tmp_path):
+    path = written(tmp_path / "rows.jsonl", raw(5))
+    expected = read(path).rows[:]
+    [home] = (tmp_path / "cache" / "prepared").iterdir()
+    home.rename(tmp_path / "ready")
+
+    def slow(row: dict) -> dict:
+        if row["id"] == 3:
+            (tmp_path / "ready").rename(home)
+        return convert(row)
+
+    data = sources.read(str(path), NEEDS, SCHEMA, slow, "test-1")
+    assert data.rows[:] == expected and [home] == list((tmp_path / "cache" / "prepared").iterdir())
+
+
+def change(**values):
+    def damage(home: Path) -> None:
+        report = json.loads((home / "report.json").read_text())
+        (home / "report.json").write_text(json.dumps({**report, **values}))
+
+    return damage
+
+
+def replace_rows(home: Path) -> None:
+    """Change one byte of the rows."""
+    content = (home / "rows.arrow").read_bytes()
+    assert content.count(b"query \xc3\xa9 1") == 1
+    (home / "rows.arrow").write_bytes(content.replace(b"query \xc3\xa9 1", b"query \xc3\xa9 7"))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda home: (home / "report.json").unlink(),
+        lambda home: (home / "report.json").write_bytes((home / "report.json").read_bytes()[:-9]),
+        lambda home: (home / "report.json").write_bytes(b""),
+        lambda home: (home / "report.json").write_bytes(b"\xff"),
+        lambda home: (home / "report.json").write_text("null"),
+        lambda home: (home / "report.json").write_text("[1]"),
+        lambda home: (home / "report.json").write_text("{}"),
+        change(total="many"),
+        change(total=4),
+        change(good=None),
+        change(bad=5),
+        change(bad=[["line 1"]], total=6),
+        change(sha256=None),
+        change(size=None),
+        lambda home: (home / "rows.arrow").unlink(),
+        lambda home: (home / "rows.arrow").write_bytes((home / "rows.arrow").read_bytes()[:-9]),
+        lambda home: (home / "rows.arrow").write_bytes(b""),
+        replace_rows,
+    ],
+    ids=range(18),
+)
+def test_damaged_prepared_rows_are_prepared_again(tmp_path, damage, caplog):
+    path = written(tmp_path / "rows.jsonl", raw(5))
+    expected = read(path).rows[:]
+    [home] = (tmp_path / "cache" / "prepared").iterdir()
+    kept = {file.name: file.read_bytes() for file in home.iterdir()}
+    assert kept.keys() == {"report.json", "rows.arrow"} and not caplog.records
+    damage(home)
+    assert {file.name: file.read_bytes() for file in home.iterdir()} != kept
+    data = read(path)
+    assert (data.rows[:], data.total, data.bad) == (expected, 5, [])
+    assert [f"{home} is damaged: its rows are prepared again"] == [record.getMessage() for record in caplog.records]
+    assert {file.name: file.read_bytes() for file in home.iterdir()} == kept
+    assert [home] == list((tmp_path / "cache" / "prepared").iterdir())
 
 
 # --- damage ----------------------------------------------------------------------------------------------------------
@@ -94,16 +165,20 @@ GOOD = lines(raw(300)).encode()
     ("line", "reason"),
     [
         (b'{"query": "cut off", "ans', "not JSON (Unterminated string starting at character 22)"),
-        (b"[1, 2]", "no JSON object"),
+        (b"[1, 2]", "not a JSON object"),
         (b'{"query": "q"}', "no column answers (it has: query)"),
-        (b'{"query": 5, "answers": ""}', "query is no text"),
+        (b'{"query": 5, "answers": ""}', "query is not text"),
         ('{"query": "é", "answers": ""}'.encode("latin-1"), "not UTF-8 (byte 0xe9 at 12): write the file in UTF-8"),
         (b'{"query": "\\ud800", "answers": ""}', "text that is not UTF-8"),
-        (b'{"query": "' + b"x" * 10_000_000 + b'", "answers": ""}', "10.0 MB in one row, more than the 1.0 MB that are read"),
+        (b'{"id": "\\ud800", "query": "q", "answers": ""}', "text that is not UTF-8"),
+        (
+            b'{"query": "' + b"x" * 10_000_000 + b'", "answers": ""}',
+            "10.0 MB in one row, more than the 1.0 MB that are read",
+        ),
         (b"[" * 100_000, "not JSON (RecursionError)"),
         (b'{"query": "q", "answers": ' + b"9" * 5000 + b"}", "not JSON (ValueError)"),
     ],
-    ids=["cut off", "array", "column", "type", "latin-1", "surrogate", "10 MB", "deep", "digits"],
+    ids=["cut off", "array", "column", "type", "latin-1", "surrogate", "surrogate in an id", "10 MB", "deep", "digits"],
 )
 def test_a_bad_row_is_skipped_counted_and_named(tmp_path, caplog, line, reason):
     path = tmp_path / "rows.jsonl"
@@ -115,7 +190,7 @@ def test_a_bad_row_is_skipped_counted_and_named(tmp_path, caplog, line, reason):
     assert f"{path}: 1 of 400 rows cannot be used and are skipped: line 301: {reason}" in caplog.text
     assert len(caplog.records) == 1 and "\n" not in caplog.records[0].getMessage()
     path.write_bytes(line + b"\n" + lines(raw(20)).encode())
-    assert "1 of 21 rows cannot be used, more than the 1.0% that max_bad_rows allows: line 1: " in one_line(path)
+    assert "1 of 21 rows cannot be used, more than the 1.0% of max_bad_rows: line 1: " in one_line(path)
     assert len(read(path, max_bad_rows=0.1).rows) == 20
     path.write_bytes(line)
     assert "none of its 1 rows can be used: line 1: " in one_line(path, max_bad_rows=1.0)
@@ -140,10 +215,14 @@ def test_many_bad_rows_are_one_line(tmp_path, caplog):
         ("cut.json", json.dumps(raw(30)).encode()[:-20], "row 30: not JSON"),
         ("damaged.json", json.dumps(raw(30)).encode().replace(b'"query"', b'"query', 1), "row 1: not JSON"),
         ("deep.json", b"[" * 100_000, "row 1: nested too deeply"),
-        ("wrong.json", b'[{"q": 1}, {"q": 2}]', "none of its 2 rows can be used: row 1: no column query, answers (it has: q)"),
+        (
+            "wrong.json",
+            b'[{"q": 1}, {"q": 2}]',
+            "none of its 2 rows can be used: row 1: no column query, answers (it has: q)",
+        ),
         ("wrong.csv", b"q,a\n1,2\n", "no column query, answers (it has: q, a)"),
-        ("cut.csv", b'query,answers\nhow,"[1', "not CSV after line 1 (unexpected end of data)"),
-        ("cut.parquet", b"PAR1" + b"x" * 50, "no readable Parquet after row 0"),
+        ("cut.csv", b'query,answers\nhow,"[1', "cannot be read as CSV after line 1 (unexpected end of data)"),
+        ("cut.parquet", b"PAR1" + b"x" * 50, "cannot be read as Parquet after row 0"),
         ("other.txt", b"query", "cannot read '.txt' files"),
         ("utf16.jsonl", "".join(json.dumps(row) + "\n" for row in raw(3)).encode("utf-16"), "none of its"),
     ],
@@ -170,6 +249,21 @@ def test_rows_of_other_encodings_and_sizes_in_every_kind_of_file(tmp_path):
 def test_no_such_file(source):
     text = one_line(source)
     assert f"no file {source}" in text and "owner/name" in text
+
+
+@pytest.mark.parametrize("limit", [0, 1000, 100_000])
+def test_a_full_disk_while_preparing_is_one_line(tmp_path, limit):
+    path = written(tmp_path / "rows.jsonl", raw(5000))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        text = one_line(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert text.startswith(f"cannot write {tmp_path / 'cache' / 'prepared'}") and "File too large" in text
+    assert "free some space, or set RRR_CACHE" in text
+    assert list((tmp_path / "cache" / "prepared").iterdir()) == []
+    assert len(read(path).rows) == 5000
 
 
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):

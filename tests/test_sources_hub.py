@@ -1,196 +1,204 @@
-"""A hub set that changes, is gated, or cannot be reached."""
+"""A hub set: which commit, gated, out of reach, of another size, and no network once its rows are prepared."""
 
 from __future__ import annotations
 
+import http.server
 import json
+import threading
 
 import pytest
 from helpers_sources import one_line, raw, read
 
-from rrr_utils.tasks import DataError, sources
+from rrr_utils.tasks import DataError, check_calls, sources
 
 HUB = "Salesforce/xlam-function-calling-60k"
 OPEN = "someone/open-set"
+FIRST, SECOND = "a" * 40, "b" * 40
 
 
 @pytest.fixture(autouse=True)
 def _fresh(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
     monkeypatch.setenv("RRR_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("RRR_ACCEPT_NEW_DATA", raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
     sources.say.cache_clear()
 
 
-class Hub:
-    """A hub that is not there: its present revision, its data files and its rows by revision."""
-
-    def __init__(self, monkeypatch):
-        self.revision, self.files, self.rows = "a" * 40, {"data.parquet": "1"}, {"a" * 40: raw(60)}
-        self.fetched: list[str] = []
-        self.down: str | None = None
-        monkeypatch.setattr(sources, "_hub_state", self.state)
-        monkeypatch.setattr(sources, "_hub_rows", self.fetch)
-        monkeypatch.setattr(sources, "_token", lambda: "hf_x")
-        monkeypatch.setattr(sources, "known", lambda: {HUB: {"rows": 60, "gated": True, "page": f"https://huggingface.co/datasets/{HUB}"}})
-
-    def state(self, source):
-        if self.down:
-            raise DataError(self.down)
-        return {"revision": self.revision, "files": self.files}
-
-    def fetch(self, source, revision):
-        self.fetched.append(revision)
-        for number, row in enumerate(self.rows[revision], start=1):
-            yield f"row {number}", row, None
+# --- which commit ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def hub(monkeypatch):
-    return Hub(monkeypatch)
+    """A server that answers the hub's requests from a dict of path -> (status, headers, JSON); 404 for the rest."""
+    from huggingface_hub import close_session, constants
+
+    answers: dict[str, tuple[int, dict, dict]] = {}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            missing = (404, {"X-Error-Code": "RepoNotFound"}, {"error": "Repository not found"})
+            status, headers, value = answers.get(self.path.partition("?")[0], missing)
+            self.send_response(status)
+            for name, text in headers.items():
+                self.send_header(name, text)
+            self.end_headers()
+            self.wfile.write(json.dumps(value).encode())
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    close_session()
+    yield answers
+    close_session()
+    server.shutdown()
+    server.server_close()
 
 
-def test_the_first_use_is_recorded(hub, tmp_path):
-    assert sources.recorded(HUB) is None
-    assert len(read(HUB).rows) == 60
-    assert sources.recorded(HUB) == "a" * 40
-    record = json.loads((tmp_path / "cache" / "sources" / "Salesforce--xlam-function-calling-60k.json").read_text())
-    assert record["rows"] == 60 and record["files"] == {"data.parquet": "1"} and len(record["sha256"]["query+answers"]) == 64
-    assert len(read(HUB).rows) == 60 and hub.fetched == ["a" * 40]
-    assert len(read(HUB, version="test-2").rows) == 60 and hub.fetched == ["a" * 40] * 2  # another task, the same content
+def told(hub_id: str, sha: str, gated: str | bool = False) -> tuple[int, dict, dict]:
+    return 200, {}, {"id": hub_id, "sha": sha, "gated": gated, "private": False, "tags": [], "downloads": 1, "likes": 1}
 
 
-def test_a_changed_set_is_refused_until_it_is_accepted(hub, monkeypatch):
-    read(HUB)
-    hub.revision, hub.files = "b" * 40, {"data.parquet": "2", "more.parquet": "3"}
-    hub.rows["b" * 40] = raw(61)
-    text = one_line(HUB)
-    assert (
-        "changed on the hub" in text and "aaaaaaaaaa and in bbbbbbbbbb: data.parquet, more.parquet" in text and "--accept-new-data" in text
-    )
-    assert sources.recorded(HUB) == "a" * 40
-    monkeypatch.setenv("RRR_ACCEPT_NEW_DATA", "1")
-    assert len(read(HUB).rows) == 61 and sources.recorded(HUB) == "b" * 40
-    monkeypatch.delenv("RRR_ACCEPT_NEW_DATA")
-    assert len(read(HUB).rows) == 61
+@pytest.mark.parametrize(("repo_type", "path"), [("dataset", "/api/datasets/"), ("model", "/api/models/")])
+def test_the_hub_s_present_commit(hub, repo_type, path):
+    hub[f"{path}{OPEN}"] = told(OPEN, FIRST)
+    assert sources.commit_of(OPEN, repo_type) == FIRST
+    hub[f"{path}{OPEN}"] = told(OPEN, SECOND, gated="auto")
+    hub[f"{path}{OPEN}/auth-check"] = (200, {}, {})
+    assert sources.commit_of(OPEN, repo_type) == SECOND
 
 
-def test_a_new_commit_with_the_same_data_is_no_change(hub):
-    read(HUB)
-    hub.revision = "b" * 40
-    assert len(read(HUB).rows) == 60 and sources.recorded(HUB) == "a" * 40
-    read(HUB, version="test-2")
-    assert hub.fetched == ["a" * 40] * 2
-
-
-def test_other_content_at_the_recorded_revision_is_refused(hub, tmp_path):
-    read(HUB)
-    for folder in (tmp_path / "cache" / "prepared").iterdir():
-        folder.rename(tmp_path / folder.name)
-    hub.rows["a" * 40] = raw(59)
-    text = one_line(HUB)
-    assert "its content has changed since 20" in text and "60 rows then, 59 now" in text
-    assert list((tmp_path / "cache" / "prepared").iterdir()) == []
-
-
-def test_a_set_of_quite_another_size_is_refused(hub, monkeypatch):
-    hub.rows["a" * 40] = raw(40)
-    assert "it has 40 rows where about 60 are expected" in one_line(HUB)
-    assert sources.recorded(HUB) is None
-    monkeypatch.setenv("RRR_ACCEPT_NEW_DATA", "1")
-    assert len(read(HUB).rows) == 40
-
-
-def test_gated_without_a_token_is_one_line_and_asks_nobody(hub, monkeypatch):
-    monkeypatch.setattr(sources, "_token", lambda: None)
-    hub.down = "asked"
-    text = one_line(HUB)
-    assert "is gated: accept its terms at https://huggingface.co/datasets/Salesforce/xlam-function-calling-60k" in text
-    assert "HF_TOKEN" in text
-
-
-def test_what_is_here_needs_no_network_and_no_token(hub, monkeypatch):
-    read(HUB)
-    hub.down = "cannot reach the hub"
-    monkeypatch.setattr(sources, "_token", lambda: None)
-    assert len(read(HUB).rows) == 60
-    with pytest.raises(DataError, match="cannot reach the hub"):
-        read(OPEN)
-
-
-def answer(status: int, headers: dict | None = None):
-    import httpx
-
-    return httpx.Response(status, headers=headers, json={"error": "no"}, request=httpx.Request("GET", "https://huggingface.co"))
+GATED = (403, {"X-Error-Code": "GatedRepo"}, {"error": "ask for access"})
 
 
 @pytest.mark.parametrize(
-    ("error", "reason"),
+    ("answers", "reason"),
     [
-        ("connect", "cannot reach the hub for someone/open-set ([Errno -2] Name or service not known): connect to a network"),
-        ("timeout", "cannot reach the hub"),
-        ("gated", "is gated and HF_TOKEN is not let in: accept its terms at https://huggingface.co/datasets/someone/open-set"),
-        ("missing", "no data set someone/open-set on the hub, or HF_TOKEN is not valid"),
-        ("server", "the hub refuses someone/open-set"),
-        ("offline", "HF_HUB_OFFLINE is set"),
+        ({}, f"no data set {OPEN} on the hub, or HF_TOKEN is not valid: see https://huggingface.co/datasets/{OPEN}"),
+        ({"": GATED}, f"{OPEN} is gated: accept its terms at https://huggingface.co/datasets/{OPEN} and set HF_TOKEN"),
+        ({"": told(OPEN, FIRST, gated="manual"), "/auth-check": GATED}, f"{OPEN} is gated: accept its terms at"),
+        ({"": (500, {}, {"error": "out of\norder"})}, "cannot reach the hub for data set someone/open-set"),
     ],
 )
-def test_the_hub_s_own_errors_are_one_line(monkeypatch, error, reason):
-    import httpx
-    from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
-
-    errors = {
-        "connect": httpx.ConnectError("[Errno -2] Name or service not known"),
-        "timeout": httpx.ReadTimeout("timed out"),
-        "gated": GatedRepoError("403\nask", response=answer(403)),
-        "missing": RepositoryNotFoundError("404\nno", response=answer(404)),
-        "server": HfHubHTTPError("500\nno", response=answer(500)),
-        "offline": None,
-    }
-
-    def info(*_, **__):
-        raise errors[error]
-
-    monkeypatch.setattr(HfApi, "dataset_info", info)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", error == "offline")
-    sources._hub_state.cache_clear()
-    assert reason in one_line(OPEN)
+def test_what_the_hub_refuses_is_one_line(hub, answers, reason):
+    hub.update({f"/api/datasets/{OPEN}{path}": answer for path, answer in answers.items()})
+    for call in (lambda: sources.commit_of(OPEN), lambda: read(OPEN)):
+        with pytest.raises(DataError) as caught:
+            call()
+        assert reason in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_what_the_hub_says_of_a_set(monkeypatch):
-    from huggingface_hub import HfApi, constants
-    from huggingface_hub.hf_api import DatasetInfo
-
-    lfs = {"sha256": "9" * 64, "size": 3, "pointerSize": 100}
-    siblings = [
-        {"rfilename": "x.parquet", "blobId": "1", "lfs": lfs},
-        {"rfilename": "y.json", "blobId": "2"},
-        {"rfilename": "README.md", "blobId": "3"},
-    ]
-    info = DatasetInfo(id=OPEN, sha="c" * 40, siblings=siblings, gated="auto", private=False, downloads=1, likes=1, tags=[])
-    checked = []
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(HfApi, "dataset_info", lambda *_, **__: info)
-    monkeypatch.setattr(HfApi, "auth_check", lambda _, name, **options: checked.append((name, options)))
-    sources._hub_state.cache_clear()
-    assert sources._hub_state(OPEN) == {"revision": "c" * 40, "files": {"x.parquet": "9" * 64, "y.json": "2"}}
-    assert checked == [(OPEN, {"repo_type": "dataset"})]
-    sources._hub_state.cache_clear()
+def test_what_is_no_id_at_all_is_one_line(hub):
+    for wrong in ("a--b/c", "x" * 200 + "/y", "./models/mine"):
+        with pytest.raises(DataError, match="no model .* on the hub"):
+            sources.commit_of(wrong, "model")
 
 
-def test_rows_of_the_hub_come_through_datasets(monkeypatch):
+@pytest.mark.parametrize("why", ["offline", "nobody answers"])
+@pytest.mark.parametrize("repo_type", ["dataset", "model"])
+def test_out_of_reach_the_copy_in_the_hub_cache_tells_the_commit(hub, tmp_path, monkeypatch, why, repo_type):
+    from huggingface_hub import constants
+
+    if why == "offline":
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    else:
+        monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
+    words = {"dataset": "a local file as the source", "model": "a local folder as the model"}[repo_type]
+    ref = tmp_path / "hub" / f"{repo_type}s--someone--open-set" / "refs" / "main"
+    for content in (None, "cut"):
+        if content:
+            ref.parent.mkdir(parents=True)
+            ref.write_text(content)
+        with pytest.raises(DataError, match=f"cannot reach the hub for .*someone/open-set.*connect.*{words}") as caught:
+            sources.commit_of(OPEN, repo_type)
+        assert "\n" not in str(caught.value)
+        assert "HF_HUB_OFFLINE" in str(caught.value) or why != "offline"
+    ref.write_text(FIRST)
+    assert sources.commit_of(OPEN, repo_type) == FIRST
+
+
+# --- its rows --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rows(monkeypatch):
+    """What `datasets` would download, by commit; and the commits that were asked for."""
     import datasets
 
-    with pytest.raises(DataError, match="someone/open-set@aaaaaaaaaa cannot be loaded"):
-        next(sources._hub_rows(OPEN, "a" * 40))
-    asked = []
-    monkeypatch.setattr(
-        datasets, "load_dataset", lambda *where, **options: asked.append((where, options)) or datasets.Dataset.from_list(raw(2))
-    )
-    assert list(sources._hub_rows(OPEN, "a" * 40)) == [("row 1", raw(2)[0], None), ("row 2", raw(2)[1], None)]
-    assert asked == [((OPEN,), {"split": "train", "revision": "a" * 40})]
+    content, asked = {FIRST: raw(60), SECOND: raw(61)}, []
+
+    def load_dataset(name, split, revision):
+        asked.append(revision)
+        return datasets.Dataset.from_list(content[revision])
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return content, asked
+
+
+def test_a_commit_is_prepared_once_and_then_needs_nobody(rows):
+    _, asked = rows
+    assert len(read(f"{OPEN}@{FIRST}").rows) == 60 and asked == [FIRST]
+    assert len(read(f"{OPEN}@{FIRST}").rows) == 60 and asked == [
+        FIRST
+    ]  # and commit_of would have failed: it is offline
+    assert len(read(f"{OPEN}@{SECOND}").rows) == 61 and asked == [FIRST, SECOND]  # the commits stand side by side
+    assert len(read(f"{OPEN}@{FIRST}", version="test-2").rows) == 60 and asked == [FIRST, SECOND, FIRST]
+    assert "cannot reach the hub" in one_line(OPEN)
+
+
+def test_without_a_commit_the_present_one_is_read(rows, hub):
+    hub[f"/api/datasets/{OPEN}"] = told(OPEN, FIRST)
+    assert len(read(OPEN).rows) == 60
+    hub[f"/api/datasets/{OPEN}"] = told(OPEN, SECOND)
+    assert len(read(OPEN).rows) == 61 and rows[1] == [FIRST, SECOND]
+
+
+def test_the_check_names_the_commit_and_the_licence(rows, hub, capsys):
+    hub[f"/api/datasets/{HUB}"] = told(HUB, FIRST)
+    tools, answers = '[{"name": "now"}]', '[{"name": "now", "arguments": {}}]'
+    rows[0][FIRST] = [{"id": k, "query": f"Time {k}?", "tools": tools, "answers": answers} for k in range(30)]
+    assert check_calls.main(["--check", HUB]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{HUB}@{FIRST}\n") and "licence             CC-BY-4.0 (https://" in printed
+
+
+def test_a_set_of_another_size_is_told_once_and_used(rows, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(sources, "KNOWN", tmp_path / "sources.yaml")
+    sources.KNOWN.write_text(f"{OPEN}:\n  rows: 63\n")
+    assert len(read(f"{OPEN}@{FIRST}").rows) == 60 and not caplog.records  # 5% off is no news
+    sources.KNOWN.write_text(f"{OPEN}:\n  rows: 64\n")
+    for _ in range(2):
+        assert len(read(f"{OPEN}@{FIRST}").rows) == 60
+    [record] = caplog.records
+    assert record.getMessage() == f"{OPEN}@{FIRST} has 60 rows where data/sources.yaml expects about 64"
+
+
+def test_a_gated_set_without_a_token_is_one_line(monkeypatch):
+    text = one_line(f"{HUB}@{FIRST}")  # offline: `datasets` itself fails
+    page = f"https://huggingface.co/datasets/{HUB}"
+    assert f"{HUB} is gated: accept its terms at {page} and set HF_TOKEN to a token of that account" in text
+    monkeypatch.setenv("HF_TOKEN", "hf_x")
+    assert f"{HUB}@{FIRST} cannot be loaded" in one_line(f"{HUB}@{FIRST}")
+
+
+def test_a_set_that_cannot_be_loaded_is_one_line():
+    assert f"{OPEN}@{FIRST} cannot be loaded" in one_line(f"{OPEN}@{FIRST}")
+
+
+def test_a_bad_row_is_named_by_its_number(rows):
+    rows[0][FIRST][41]["query"] = None
+    assert read(f"{OPEN}@{FIRST}", max_bad_rows=0.1).bad == [("row 42", "query is not text")]
 
 
 def test_sources_yaml_tells_of_both_sets():
     known = sources.known()
     assert known[HUB]["license"] == "CC-BY-4.0" and known[HUB]["rows"] == 60_000 and known[HUB]["gated"]
-    assert all(about["page"].endswith(name) for name, about in known.items()) and "Jiayi-Pan/Countdown-Tasks-3to4" in known
+    assert (
+        all(about["page"].endswith(name) for name, about in known.items()) and "Jiayi-Pan/Countdown-Tasks-3to4" in known
+    )

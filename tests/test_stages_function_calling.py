@@ -13,7 +13,7 @@ import helpers_models
 import pandas as pd
 import pytest
 
-from rrr_utils import conversation, failures, files, runs, settings, tasks
+from rrr_utils import conversation, failures, files, runs, samples, settings, tasks
 from rrr_utils.errors import ResultsError
 from rrr_utils.report import cells
 from rrr_utils.settings import ROOT
@@ -47,28 +47,29 @@ def given(folder: Path, model: Path, **more):
 def test_all_four_stages_by_their_functions(tmp_path, model, capsys):
     one = given(tmp_path / "runs", model)
     done = helpers_models.all_stages(one)
-    task, home = tasks.get("function_calling"), tmp_path / "runs" / "tiny" / "function_calling" / "random"
-    assert done["failures"]["summary"]["accuracy"] == 0 and done["failures"]["identity"]["source"] == FILE.name
+    task, home = tasks.get("function_calling"), runs.stage_dir(one, "train")
+    assert done["failures"]["summary"]["accuracy"] == 0 and home.parent == tmp_path / "runs" / "function_calling" / "random"
     assert done["failures"]["identity"]["data"].startswith("sha256:")
     rows = {row["id"]: row for split in ("train", "dev", "test") for row in task.load(split, None, 0, str(FILE))}
-    for failure in files.read_jsonl(home / "vanilla" / "failures" / "failures.jsonl"):
+    for failure in files.read_jsonl(runs.stage_dir(one, "failures") / "failures.jsonl"):
         assert failure["row"] == rows[failure["id"]] and failure["error"] in task.ERRORS
         assert task.verify(failure["attempt"], failure["row"]).error == failure["error"]
 
     # every group is without spread, and training goes on
-    lines = files.read_jsonl(home / "seed0" / "train" / "training.jsonl")
+    lines = files.read_jsonl(home / "training.jsonl")
     assert [line["step"] for line in lines] == [1, 2, 3]
     assert all((line["reward"], line["reward_std"], line["zero_variance"], line["retry_correct"]) == (0, 0, 1, 0) for line in lines)
     assert all(line["loss"] == line["loss"] and line["reflection_tokens"] >= 1 for line in lines)
-    logged = files.read_jsonl(home / "seed0" / "train" / "reflections.jsonl")
+    logged = files.read_jsonl(home / "reflections.jsonl")
     assert len(logged) == 3 * 2 * 4 and all(line["row"] == rows[line["id"]] for line in logged)
-    assert done["train"]["summary"]["dev_best"] == 0 and (home / "seed0" / "train" / "adapter" / "adapter_config.json").is_file()
+    assert done["train"]["summary"]["dev_best"] == 0 and (home / "adapter" / "adapter_config.json").is_file()
 
     # texts are whole: the verifier says the same of them again, and the prompts that they stood in hold every tool
-    for who, policies in (("vanilla", {"vanilla"}), ("seed0", {"trained", "reflector"})):
-        samples = cells.read_samples(home / who / "evaluate")
-        assert {s["policy"] for s in samples} == policies and len(samples) == 10 * 2 * len(policies)
-        for s in samples:
+    for seed, policies in ((None, {"vanilla"}), (0, {"trained", "reflector"})):
+        evaluated = one.model_copy(update={"seed": seed})
+        lines = samples.read(runs.stage_dir(evaluated, "evaluate"))
+        assert {s["policy"] for s in lines} == policies and len(lines) == 10 * 2 * len(policies)
+        for s in lines:
             assert s["row"] == rows[s["id"]] and s["cluster"] == rows[s["id"]]["cluster"]
             assert s["second"].keys() == {"own", "blind", "blind_budget"}
             assert task.verify(s["attempt"], s["row"])._asdict() == s["verdict"]
@@ -77,14 +78,14 @@ def test_all_four_stages_by_their_functions(tmp_path, model, capsys):
             assert all(json.dumps(tool, ensure_ascii=False) in asked[0]["content"] for tool in s["row"]["tools"])
             assert asked[0] == asked[-1] and task.verify(own["retry"], s["row"])._asdict() == own["verdict"]
             assert 1 <= s["attempt_tokens"] <= one.attempt_tokens and 1 <= own["reflection_tokens"] <= one.reflection_tokens
-        again = cells.rescore(home / who / "evaluate")
-        assert again["correct"].tolist() == cells.of_evaluation(one.model_copy(update={"seed": 0 if who == "seed0" else None}))["correct"].tolist()
+        again = cells.rescore(runs.stage_dir(evaluated, "evaluate"))
+        assert again["correct"].tolist() == cells.of_evaluation(evaluated)["correct"].tolist()
 
-    frame = pd.read_csv(home.parents[1] / "tables" / "cells.csv")
+    frame = pd.read_csv(runs.stage_dir(one, "tables") / "cells.csv")
     assert len(frame) == 3 * 2 * 4 and (frame[["correct", "accuracy", "ci_low"]] == 0).all(axis=None)
-    compared = pd.read_csv(home.parents[1] / "tables" / "comparisons.csv")
+    compared = pd.read_csv(runs.stage_dir(one, "tables") / "comparisons.csv")
     assert len(compared) and (compared["difference"] == 0).all() and (compared["p"] == 1).all()
-    report = (home.parents[1] / "tables" / "report.md").read_text()
+    report = (runs.stage_dir(one, "tables") / "report.md").read_text()
     assert "function_calling, random: 10 test problems" in report and "nan" not in report.lower().split()
     capsys.readouterr()
 

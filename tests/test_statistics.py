@@ -31,7 +31,11 @@ def test_bootstrap_is_seeded_and_equals_plain_resampling_of_clusters():
     clusters = rng.integers(0, 40, 300)
     values = (rng.random(300) < 0.2 + 0.5 * (clusters % 2)).astype(float)
     got = statistics.cluster_bootstrap(values, clusters, seed=1)
-    assert got == statistics.cluster_bootstrap(values, clusters, seed=1) != statistics.cluster_bootstrap(values, clusters, seed=2)
+    assert (
+        got
+        == statistics.cluster_bootstrap(values, clusters, seed=1)
+        != statistics.cluster_bootstrap(values, clusters, seed=2)
+    )
     groups = [values[clusters == c] for c in np.unique(clusters)]
     drawn = [np.concatenate([groups[k] for k in rng.integers(0, len(groups), len(groups))]).mean() for _ in range(4000)]
     assert got == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=0.01)
@@ -79,7 +83,9 @@ def test_sums_that_are_not_whole_go_to_scipy():
 
 def test_sign_flip_p_of_many_clusters_agrees_with_random_flips():
     sums = np.random.default_rng(5).integers(-3, 4, 150).astype(float) + (np.arange(150) % 8 == 0)
-    random = permutation_test((sums,), lambda x, axis: x.sum(axis), permutation_type="samples", n_resamples=9999, vectorized=True, rng=0)
+    random = permutation_test(
+        (sums,), lambda x, axis: x.sum(axis), permutation_type="samples", n_resamples=9999, vectorized=True, rng=0
+    )
     assert statistics.sign_flip_p(sums) == pytest.approx(random.pvalue, abs=0.015)
 
 
@@ -106,10 +112,3 @@ def test_clusters_count_not_items():
     one_each = statistics.paired_difference([1] * 12, [0] * 12, range(12))
     together = statistics.paired_difference([1] * 12, [0] * 12, [k // 4 for k in range(12)])
     assert one_each.p == pytest.approx(2 / 2**12) and together.p == pytest.approx(2 / 2**3)
-
-
-def test_difference_of_differences_is_the_difference_of_gains():
-    own_a, blind_a, own_b, blind_b = [1, 1, 1, 0], [0, 0, 1, 0], [1, 0, 1, 0], [1, 0, 0, 0]
-    test = statistics.difference_of_differences(own_a, blind_a, own_b, blind_b, list("abcd"))
-    assert test.difference == pytest.approx((2 - 1) / 4)
-    assert (test.a_only, test.b_only) == (2, 1)

@@ -1,9 +1,7 @@
-"""From whole run folders to the tables: gathering, refusing to mix, notebook 04 without torch, publishing."""
+"""From run folders to the tables: what a table takes and what it says is missing, notebook 04 without torch."""
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import itertools
 import json
 import os
@@ -14,58 +12,53 @@ import pandas as pd
 import pytest
 import synthetic
 
-from rrr_utils import files, runs
+from rrr_utils import files, report, runs
 from rrr_utils.errors import ResultsError
-from rrr_utils.report import cells, publish, tables
-from rrr_utils.settings import ROOT, load
-
-MARKERS = "".join(f"# {name}\n<!-- generated:{name} -->\n<!-- /generated:{name} -->\n" for name in ("table", "kinds", "examples"))
-
-
-def made(folder, seeds=(0, 1), n=50, **overrides):
-    """Settings whose evaluations are there, of a model that is no model."""
-    model = folder / "model"
-    model.mkdir(parents=True, exist_ok=True)
-    for name in ("config.json", "m.safetensors"):
-        (model / name).write_text("{}")
-    settings = load("tiny", {"results_dir": str(folder / "runs"), "model": str(model), **overrides})
-    synthetic.write_runs(settings, seeds, n)
-    return settings
+from rrr_utils.report import cells, kinds, tables, text
+from rrr_utils.settings import CONTROLS, POLICIES, ROOT
 
 
 @pytest.fixture(scope="module")
 def run_by_notebook(tmp_path_factory):
     """The tables of synthetic runs, made by notebook 04's own code where torch cannot be imported."""
     folder = tmp_path_factory.mktemp("tables")
-    settings = made(folder)
+    settings = synthetic.made(folder)
     command = [sys.executable, str(ROOT / "tests" / "torch_free.py"), settings.results_dir, settings.model]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=alone)
     assert done.returncode == 0, done.stderr[-3000:]
-    return settings, done.stdout
+    return settings.model_copy(update={"seeds": (0, 1, 2)}), done.stdout
 
 
 def test_notebook_04_and_rescoring_need_no_torch(run_by_notebook):
     settings, said = run_by_notebook
     folder = runs.stage_dir(settings, "tables")
-    assert runs.done(settings, "tables")["summary"]["missing"] == ["seed 2: not run"]
-    assert "countdown, model: vanilla, seed0, seed1; 50 test problems" in said
+    assert runs.done(settings, "tables")["summary"]["lacking"] == {"seed 2": "not run"}
+    assert "countdown, model: base model, seed 0, seed 1; 50 test problems" in said
     frame = pd.read_csv(folder / "cells.csv")
     assert list(frame.columns) == cells.CELLS and len(frame) == 5 * 2 * 4
     assert list(pd.read_csv(folder / "comparisons.csv").columns) == cells.COMPARISONS
-    report = (folder / "report.md").read_text()
+    written = (folder / "report.md").read_text()
     for piece in (
-        "greedy decoding",
-        "sampled decoding",
-        "reflector/1/second/own-blind",
-        "45.0 (S) / not run",
-        "Not in this report: seed 2: not run.",
+        *("greedy decoding", "sampled decoding", "reflector/1/second/own-blind", "45.0 (S) / not run", "recovery rate"),
+        "Not in this table: seed 2: not run.",
     ):
-        assert piece in report
-    assert max(len(line) for line in report.splitlines()) < 160
-    assert "changed their verdict" in said
+        assert piece in written
+    assert max(len(line) for line in written.splitlines()) < 160
+    assert "changed their verdict" in said and "evaluate-seed1-" in said
 
 
-def test_the_notebook_as_committed_is_the_default_run_and_holds_no_outputs():
+def test_cells_for_people_who_plot_are_those_of_the_last_tables_or_the_published_ones(run_by_notebook, tmp_path):
+    settings, _ = run_by_notebook
+    frame = report.load("tiny", settings.results_dir)
+    assert len(frame) == 40 and set(frame["control"]) == {"", *CONTROLS} and frame["seed"].isna().sum() == 8
+    published = report.load("tiny", str(tmp_path))
+    assert set(published["model"]) == {"embedded"}
+    with pytest.raises(ResultsError, match="make reproduce PROFILE=nothing"):
+        report.load("nothing", str(tmp_path))
+
+
+def test_the_notebook_runs_by_default_with_nothing_changed_and_is_explained_cell_by_cell():
     notebook = json.loads((ROOT / "notebooks" / "04_paper_tables.ipynb").read_text(encoding="utf-8"))
     first = next(cell for cell in notebook["cells"] if cell["cell_type"] == "code")
     defaults: dict = {}
@@ -75,102 +68,94 @@ def test_the_notebook_as_committed_is_the_default_run_and_holds_no_outputs():
     for before, cell in itertools.pairwise(notebook["cells"]):
         if cell["cell_type"] == "code":
             assert before["cell_type"] == "markdown" and len(cell["source"]) <= 25
-            assert not cell["outputs"] and cell["execution_count"] is None
 
 
-def test_the_tables_are_stale_once_a_result_changes(run_by_notebook, tmp_path):
-    settings, _ = run_by_notebook
-    path = runs.stage_dir(settings.model_copy(update={"seed": 1}), "evaluate") / "result.json"
-    kept = path.read_text()
-    path.write_text(kept.replace(json.loads(kept)["identity_hash"], "00000000"))
-    try:
-        assert runs.done(settings, "tables") is None
-        with pytest.raises(ResultsError, match="not there or not of the present results"):
-            publish.publish(settings, tmp_path)
-    finally:
-        path.write_text(kept)
+def test_what_is_asked_for_and_not_there_is_named_with_its_reason(tmp_path):
+    settings = synthetic.made(tmp_path, (0,), 20, seeds=[0, 1, 2, 3])
+    failing, begun = (settings.model_copy(update={"seed": seed}) for seed in (1, 2))
+    folder = runs.stage_dir(failing, "train")
+    files.write_json(folder / "failed.json", {"stage": "train", "error": "no space | left\x1b[31m", "when": ""})
+    synthetic.finish(begun, "train", {"training": []})
+    with runs.begin(begun, "evaluate"):
+        pass
+    rows, lacking = tables.gather(settings)
+    assert [one.seed for row in rows for one in row.evaluated] == [None, 0]
+    assert tables.absent(lacking) == ("seed 1: failed: no space ¦ left\\x1b[31m; seed 2: not finished; seed 3: not run")
+    written = tables.report(rows, lacking, cells.comparisons(rows[0].outcomes, "t", "m"), pd.DataFrame({"task": []}))
+    assert f"Not in this table: {tables.absent(lacking)}." in written
 
 
-def test_publishing_copies_what_is_committed_and_fills_in_readme(run_by_notebook, tmp_path):
-    settings, _ = run_by_notebook
-    (tmp_path / "results" / "tiny" / "old" / "model" / "seed7" / "train").mkdir(parents=True)
-    (tmp_path / "results" / "tiny" / "RECIPE.md").write_text("what was tried")
-    (tmp_path / "README.md").write_text("before\n" + MARKERS + "after\n")
-    folder = publish.publish(settings, tmp_path)
-    there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
-    wanted = {"RECIPE.md", "cells.csv", "seeds.csv", "comparisons.csv", "kinds.csv", "paper.csv", "report.md", "result.json"}
-    wanted |= {
-        f"countdown/model/{who}/evaluate/{name}" for who in ("vanilla", "seed0", "seed1") for name in ("result.json", "samples.jsonl.gz")
-    }
-    wanted |= {f"countdown/model/seed{k}/train/{name}" for k in (0, 1) for name in ("result.json", "training.jsonl")}
-    assert {name for name in there if not name.startswith("figures/")} == wanted
-    assert {f"figures/training-countdown-model{suffix}" for suffix in (".png", ".svg", ".csv")} <= there
-    packed = folder / "countdown/model/seed0/evaluate/samples.jsonl.gz"
-    assert gzip.decompress(packed.read_bytes()) == (runs.stage_dir(settings, "evaluate") / "samples.jsonl").read_bytes()
-    assert not any(str(ROOT) in p.read_text() for p in folder.rglob("*.json"))
-    text = (tmp_path / "README.md").read_text()
-    assert text.startswith("before\n") and text.endswith("after\n")
-    assert "results/tiny/figures/training-countdown-model.png" in text and "| reflector | mean |" in text
-    assert text.count("```text") == 3 and "reflection before training" in text and "by the sha256 of their id" in text
-    first = {name: (folder / name).read_bytes() for name in there}
-    publish.publish(settings, tmp_path)
-    assert {name: (folder / name).read_bytes() for name in there} == first and (tmp_path / "README.md").read_text() == text
+def test_edited_samples_enter_no_table(tmp_path):
+    settings = synthetic.made(tmp_path, (0,), 20, seeds=[0])
+    path = runs.stage_dir(settings, "evaluate") / "samples.jsonl"
+    path.write_text(path.read_text().replace('"correct": false', '"correct": true', 1))
+    rows, lacking = tables.gather(settings)
+    assert [one.seed for one in rows[0].evaluated] == [None] and list(lacking) == ["seed 0"]
 
 
-def test_examples_are_those_that_the_rule_picks(run_by_notebook):
-    settings, _ = run_by_notebook
-    run = tables.gather("tiny", settings.results_dir)[0]
-    text = publish.examples(run, count=1)
-    before, after = ({s["id"]: s for s in run.samples if (s["policy"], s["decoding"]) == (p, "greedy") and s["seed"] in (None, 0)}
-                     for p in ("vanilla", "reflector"))  # fmt: skip
-    fits = [
-        i
-        for i in before
-        if before[i]["second"] and not before[i]["second"]["own"]["verdict"]["correct"] and after[i]["second"]["own"]["verdict"]["correct"]
+def test_other_settings_never_share_a_table(tmp_path):
+    settings = synthetic.made(tmp_path, (0,), 20)
+    synthetic.write_runs(settings.model_copy(update={"learning_rate": 1e-4}), (0, 1), 20)
+    [row], lacking = tables.gather(settings)
+    assert [one.seed for one in row.evaluated] == [None, 0] and not lacking
+    wanted = {runs.stage_dir(one, "evaluate").name.rpartition("-")[2] for one in row.evaluated}
+    assert set(row.cells["identity_hash"]) == wanted
+
+
+def test_a_table_says_where_its_rows_were_not_run_alike(tmp_path):
+    settings = synthetic.made(tmp_path, (0,), 20)
+    assert tables.gather(settings)[0][0].notes == []
+    other = settings.model_copy(update={"sample_batch": 8, "dtype": "bfloat16"})
+    synthetic.write_runs(other, (1,), 20, {"adopted": [{"folder": "evaluate-seed1-0123abcd", "lines": 7}]})
+    [row], _ = tables.gather(settings)
+    assert row.notes == [
+        "train was run with dtype float32 (seed 0), bfloat16 (seed 1)",
+        "train was run with sample_batch 256 (seed 0), 8 (seed 1)",
+        "evaluate was run with dtype float32 (base model, seed 0), bfloat16 (seed 1)",
+        "evaluate was run with sample_batch 256 (base model, seed 0), 8 (seed 1)",
+        "seed 1 has 7 lines from evaluate-seed1-0123abcd",
     ]
-    chosen = min(fits, key=lambda i: hashlib.sha256(i.encode()).hexdigest())
-    assert f"got {len(fits)} right on the second" in text
-    for part in (before[chosen]["second"]["own"]["reflection"], after[chosen]["second"]["own"]["reflection"], after[chosen]["attempt"]):
-        assert part in text
-
-
-def test_results_of_different_settings_share_no_table(tmp_path):
-    settings = made(tmp_path, (), 20)
-    synthetic.write_runs(settings.model_copy(update={"model": settings.model, "temperature": 0.5}), (0,), 20)
-    vanilla = runs.stage_dir(settings.model_copy(update={"seed": None}), "evaluate")
-    other = vanilla.with_name("aside")
-    vanilla.rename(other)
-    synthetic.write_runs(settings, (), 20)
-    with pytest.raises(ResultsError, match="'temperature' is") as refused:
-        tables.gather("tiny", settings.results_dir)
-    assert "\n" not in str(refused.value)
+    written = tables.report([row], {}, cells.comparisons(row.outcomes, "t", "m"), pd.DataFrame({"task": []}))
+    assert "Rows differ in how they were run: train was run with dtype float32 (seed 0)" in written
 
 
 def test_nothing_run_says_what_to_run(tmp_path):
-    with pytest.raises(ResultsError, match="make reproduce PROFILE=tiny"):
-        tables.gather("tiny", str(tmp_path))
+    settings = synthetic.made(tmp_path, (), 20)
+    runs.stage_dir(settings.model_copy(update={"seed": None}), "evaluate").rename(tmp_path / "away")
+    with pytest.raises(ResultsError, match=r"\(base model: not run; seed 0: not run\): make reproduce PROFILE=tiny"):
+        tables.gather(settings)
 
 
-def test_the_ceiling_is_the_best_kinds_rescue_rate_at_the_gate(tmp_path, monkeypatch):
-    settings = made(tmp_path, (0,), 30)
-    run = tables.gather("tiny", settings.results_dir)[0]._replace(ceiling={"greedy": 0.6})
-    table = tables.main_table(run, "greedy")
-    assert table["way to ceiling"].tolist()[0] == "" and table["way to ceiling"].tolist()[1].endswith("%")
-    monkeypatch.setattr(tables, "DATA", tmp_path)
-    gates = {"greedy": {"best_kind": "search", "rescued": {"empty": 0.1, "search": 0.7}}}
-    files.write_json(tmp_path / "embedded/countdown/gate.json", gates)
-    assert tables._ceiling("countdown", "embedded") == {"greedy": 0.7}
-    assert tables._ceiling("countdown", "other/model") == {} == tables._ceiling("chess", "embedded")
+def test_names_of_policies_and_tries_have_one_place():
+    assert tuple(text.POLICIES) == POLICIES and tuple(text.SECOND) == CONTROLS
+    assert list(text.TRIES) == [("first", ""), *(("second", control) for control in CONTROLS)]
 
 
-@pytest.mark.parametrize("text", ["", "<!-- generated:table -->", MARKERS + MARKERS])
-def test_a_readme_without_markers_is_refused(text):
-    with pytest.raises(ResultsError, match="README.md must hold one"):
-        publish.fill(text, {"table": "x"})
+def test_the_recovery_rate_is_the_share_of_failures_that_the_retry_recovers(tmp_path):
+    [row], _ = tables.gather(synthetic.made(tmp_path, (0,), 60))
+    table = tables.main_table(row).set_index("policy")
+    content = kinds.table("countdown", row.samples)
+    greedy = content[content["decoding"] == "greedy"]
+    for policy, rate in greedy.groupby("policy")["recovered"].mean().items():
+        assert table.loc[policy, "recovery rate"] == f"{100 * rate:.1f}"
+    assert tables.kinds_table(content)["reflections"].sum() == len(greedy)
 
 
-def test_the_command_line_ends_in_one_plain_line(tmp_path, capsys):
-    assert publish.main(["--profile", "tinny"]) == 1
-    assert capsys.readouterr().err == "publish: unknown profile 'tinny'; did you mean 'tiny'?\n"
-    assert publish.main(["--results-dir", str(tmp_path)]) == 1
-    assert "python -m rrr_utils.launch tables" in capsys.readouterr().err
+def test_all_right_at_first_leaves_nothing_to_recover(tmp_path):
+    [row], _ = tables.gather(synthetic.made(tmp_path, (), 20))
+    right = [line | {"second": {}, "verdict": {"correct": True, "lenient": True}} for line in row.samples]
+    counted = cells.cells(right, row.task, row.model, "h")
+    averaged = cells.over_seeds(cells.outcomes(right), row.task, row.model)
+    table = tables.main_table(row._replace(cells=counted, averaged=averaged))
+    assert table["recovery rate"].tolist() == ["0.0"] and table["second: blind, same tokens"].tolist() == [""]
+
+
+@pytest.mark.parametrize("hostile", ["a\x1b[31m|b", "<script>x</script>", "<!-- -->\n```"])
+def test_hostile_texts_are_shown_as_text(hostile, capsys, monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    tables.show(hostile, pd.DataFrame({hostile: [hostile, 1]}), [hostile])
+    html = shown[0].data
+    assert html.encode() and "\x1b" not in html and "<script>" not in html and "<!--" not in html
+    line = text.markdown(pd.DataFrame({hostile: [hostile]})).splitlines()
+    assert len(line) == 3 and all(one.count("|") == 2 and one.isprintable() for one in line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -58,8 +59,6 @@ def test_a_file(tmp_path, monkeypatch):
 
 
 def test_a_file_that_is_called_like_a_module(tmp_path):
-    import json
-
     (tmp_path / "json.py").write_text(WHOLE)
     assert tasks.get(str(tmp_path / "json.py")).VERSION == 1
     assert sys.modules["json"] is json
@@ -85,6 +84,8 @@ def test_a_dotted_module(tmp_path, monkeypatch):
     "name, words",
     [
         ("countdwn", "unknown task 'countdwn'; did you mean 'countdown'?"),
+        ("sources", "unknown task 'sources'; known: countdown, function_calling; a dotted module or a .py file works"),
+        ("check_calls", "unknown task 'check_calls'; known: countdown, function_calling;"),
         ("", "unknown task ''"),
         ("..", "task '..' cannot be imported"),
         ("no/such/file.py", "no file no/such/file.py"),
@@ -110,7 +111,12 @@ def test_unknown_names(name, words):
         ("def prompt(row)", "def prompt()", "prompt must take prompt(row)"),
         (", source=None)", ")", "load must take load(split, n, seed, source=None)"),
         ("VERSION = 1", "VERSION = 1\nDEFAULT_SOURCE = 3", "DEFAULT_SOURCE must be of type str, not int"),
+        ("VERSION = 1", "VERSION = 1\nEXAMPLE = []", "EXAMPLE must be of type dict, not list"),
+        ("VERSION = 1", "VERSION = 1\nKINDS = ('a',)", "has KINDS, so it also needs kind(reflection, row)"),
+        ("VERSION = 1", "VERSION = 1\nkind = 'a'", "kind must be a function kind(reflection, row), not str"),
+        ("def prompt(row)", "def flaw():\n    pass\n\n\ndef prompt(row)", "flaw must take flaw(row)"),
         ("VERSION = 1", "VERSION = = 1", "cannot be loaded: SyntaxError"),
+        ("VERSION = 1", "raise SystemExit(3)", "cannot be loaded: SystemExit: 3"),
         ("VERSION = 1", "raise RuntimeError('two\\nlines')", "cannot be loaded: RuntimeError: two lines"),
     ],
 )
@@ -123,18 +129,99 @@ def test_a_file_that_is_not_whole(tmp_path, old, new, words):
     assert words in str(caught.value) and str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_fingerprints(tmp_path, monkeypatch):
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def test_fingerprints(tmp_path):
     countdown = tasks.get("countdown")
     assert tasks.fingerprint(countdown, None) == countdown.DEFAULT_SOURCE
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"{}\n")
     assert tasks.fingerprint(countdown, str(path)) == "sha256:" + hashlib.sha256(b"{}\n").hexdigest()
-    with pytest.raises(tasks.DataError, match="no file other.jsonl"):
-        tasks.fingerprint(countdown, "other.jsonl")
-    monkeypatch.setenv("RRR_CACHE", str(tmp_path))
-    assert tasks.fingerprint(SimpleNamespace(DEFAULT_SOURCE="a/b"), None) == "hub:a/b"
-    monkeypatch.setattr("rrr_utils.tasks.sources.recorded", {"a/b": "0123"}.get)
-    assert tasks.fingerprint(countdown, "a/b") == "hub:a/b@0123"
+    assert tasks.fingerprint(SimpleNamespace(DEFAULT_SOURCE="a/b"), None, COMMIT) == f"hub:a/b@{COMMIT}"
+    assert tasks.fingerprint(countdown, f"a/b@{COMMIT}") == f"hub:a/b@{COMMIT}"
+    with pytest.raises(tasks.DataError, match="a/b: its commit is not known"):
+        tasks.fingerprint(countdown, "a/b")
+
+
+def test_where_the_data_comes_from(tmp_path):
+    countdown, calls = tasks.get("countdown"), tasks.get("function_calling")
+    (tmp_path / "rows.jsonl").touch()
+    assert tasks.hub_source(calls, None) == calls.DEFAULT_SOURCE and tasks.hub_source(calls, "a/b.c") == "a/b.c"
+    for task, source in [
+        (countdown, None),
+        (countdown, "procedural:numbers=3"),
+        (calls, str(tmp_path / "rows.jsonl")),
+        (calls, f"a/b@{COMMIT}"),  # nothing left to look up
+        (SimpleNamespace(), None),
+    ]:
+        assert tasks.hub_source(task, source) is None
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["other.jsonl", "owner/rows.parquet", "proceduralx:3", "a/b/c", "../b", "a/b@main", "", "words", "a/ b", "é/b"],
+)
+def test_a_mistyped_source(source):
+    for call in (tasks.hub_source, tasks.fingerprint):
+        with pytest.raises(tasks.DataError) as caught:
+            call(tasks.get("countdown"), source)
+        assert str(caught.value).startswith(f"no file {source} (looked in /") and "owner/name" in str(caught.value)
+
+
+def test_the_content_of_a_task_that_is_not_built_in(tmp_path, monkeypatch):
+    assert tasks.content_hash("countdown", tasks.get("countdown")) is None
+    path = tmp_path / "countdown.py"  # a built-in task's name
+    path.write_text(WHOLE)
+    assert tasks.content_hash("countdown.py", tasks.get(str(path))) == hashlib.sha256(WHOLE.encode()).hexdigest()
+    path.write_text(WHOLE + "\n\n")
+    assert (
+        tasks.content_hash("countdown.py", tasks.get(str(path))) == hashlib.sha256(f"{WHOLE}\n\n".encode()).hexdigest()
+    )
+    (tmp_path / "own_tasks").mkdir()
+    (tmp_path / "own_tasks" / "sums.py").write_text(WHOLE)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert (
+        tasks.content_hash("own_tasks.sums", tasks.get("own_tasks.sums")) == hashlib.sha256(WHOLE.encode()).hexdigest()
+    )
+    with pytest.raises(tasks.DataError, match="task 'made' has no source file"):
+        tasks.content_hash("made", SimpleNamespace(__name__="made", __file__=None))
+
+
+def test_a_built_in_task_loads_once_and_another_twice(tmp_path, monkeypatch):
+    from rrr_utils.tasks import countdown
+
+    calls, honest = [], countdown.load
+    monkeypatch.setattr(countdown, "load", lambda *given, **more: calls.append(more) or honest(*given, **more))
+    assert tasks.load(countdown, "train", 5) == honest("train", 5, 0) and calls == [{}]
+    (tmp_path / "sums.py").write_text(WHOLE.replace("def load(split", "calls = []\n\n\ndef load(split").replace(
+        "source=None):", "source=None, max_bad_rows=0):\n    calls.append(max_bad_rows)"
+    ))  # fmt: skip
+    sums = tasks.get(str(tmp_path / "sums.py"))
+    assert len(tasks.load(sums, "train", 5, max_bad_rows=0.2)) == 5 and sums.calls == [0.2, 0.2]
+
+
+SAID = {
+    "countdown": ["", "<answer> 9 * 3 + 4 </answer>", "<answer> 9 × 3 + 4 = 31 </answer>", "<answer> 9 * 3 </answer>",
+                  "<answer> 9 * 3 - 4 </answer>", "9 * 3 + 4", "<answer> 9 ** 3 </answer>",
+                  "<answer> 4 / (3 - 3) </answer>"],
+    "function_calling": ["", "[", '[{"name": "now", "arguments": {"zone": "Europe/Oslo"}}]',
+                         '{"name": "then", "arguments": {}}', '{"name": "now", "arguments": {}}',
+                         '{"name": "now", "arguments": {"zone": "UTC"}}', "[]",
+                         'So: {"name": "now", "arguments": {"zone": "Europe/Oslo"}}'],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "digest"),
+    [("countdown", 1, "f7a8ef95fd4eaeef"), ("function_calling", 1, "9e0c2665180633f8")],
+)
+def test_prompts_and_verdicts_belong_to_the_version(name, version, digest):
+    """Another prompt or verdict needs another VERSION: results tell by it whether they are still the same."""
+    task = tasks.get(name)
+    verdicts = [tasks.verify(task, text, task.EXAMPLE) for text in SAID[name]]
+    shown = json.dumps([tasks.prompt(task, task.EXAMPLE), task.REFLECT, task.EXAMPLE, verdicts])
+    assert (task.VERSION, hashlib.sha256(shown.encode()).hexdigest()[:16]) == (version, digest)
 
 
 def test_needs_neither_torch_nor_datasets():
@@ -146,4 +233,8 @@ def test_needs_neither_torch_nor_datasets():
         "row = task.load('train', 1, 0)[0]\n"
         "assert task.verify('<answer> 1 </answer>', row).error == 'wrong_numbers'\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
+    subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import resource
 
 import pytest
 import torch
@@ -189,7 +190,7 @@ def test_an_interrupt_saves_and_the_same_call_goes_on_to_the_same_result(home, t
     monkeypatch.setattr(training.GRPOTrainer, "add_callback", add)
     with pytest.raises(KeyboardInterrupt, match="step 3"):
         training.train(whole)
-    with pytest.raises(ResultsError, match="3 of 4"):
+    with pytest.raises(ResultsError, match="3 of 4 training steps"):
         training.finish(whole)
     training.train(whole)
     result = training.finish(whole)
@@ -237,10 +238,43 @@ def test_a_missing_upstream_is_named(tmp_path):
         training.train(small(tmp_path))
 
 
-def test_a_killed_checkpoint_is_not_taken(tmp_path):
-    for step, whole in ((10, True), (20, False)):
-        folder = tmp_path / "checkpoints" / f"checkpoint-{step}"
-        folder.mkdir(parents=True)
-        if whole:
-            (folder / "trainer_state.json").write_text("{}")
-    assert training.last_checkpoint(tmp_path).endswith("checkpoint-10")
+def test_a_checkpoint_that_lacks_its_optimizer_is_set_aside_and_the_one_before_it_taken(home, tmp_path, capsys):
+    settings = small(home, seed=3)
+    training.train(settings)
+    folder = runs.stage_dir(settings, "train")
+    expected, adapter = lines_of(folder), (folder / "adapter/adapter_model.safetensors").read_bytes()
+    (folder / "checkpoints/checkpoint-4/optimizer.pt").unlink()
+    files.write_jsonl(folder / "training.jsonl", files.read_jsonl(folder / "training.jsonl")[:-1])  # killed in the last step
+    training.train(settings)
+    assert "optimizer.pt is missing or damaged): set aside as damaged-checkpoint-4" in capsys.readouterr().out
+    assert lines_of(folder) == expected and (folder / "adapter/adapter_model.safetensors").read_bytes() == adapter
+    assert training.finish(settings)["summary"]["steps"] == 4
+    assert (folder / "checkpoints/damaged-checkpoint-4").is_dir()
+
+    (folder / "adapter/adapter_model.safetensors").write_bytes(adapter[:100])  # a finished adapter that was cut
+    assert runs.done(settings, "train") is None
+    training.train(settings)
+    training.finish(settings)
+    assert lines_of(folder) == expected and (folder / "adapter/adapter_model.safetensors").read_bytes() == adapter
+
+
+def test_a_disk_that_does_not_take_the_adapter_is_one_line_and_nothing_is_lost(home, tmp_path):
+    settings = small(home, seed=4, steps=2, results_dir=str(tmp_path))
+    for stage in (failures.sample, failures.finish):
+        stage(settings)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))
+        with pytest.raises(ResultsError, match="cannot write .*train-seed4-.*Free some space") as caught:
+            training.train(settings)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(caught.value)
+    training.train(settings)
+    assert training.finish(settings)["summary"]["steps"] == 2
+
+
+def test_fewer_failures_than_a_step_needs_are_told_before_a_model_is_loaded(home, monkeypatch):
+    monkeypatch.setattr(training, "build_trainer", lambda *a: pytest.fail("a model was loaded"))
+    with pytest.raises(ResultsError, match="24 failures, and a step takes failures_per_step 32"):
+        training.train(small(home, failures_per_step=32))

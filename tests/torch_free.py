@@ -1,6 +1,6 @@
 """Run in a process of its own: everything after generation, with torch and its kin made impossible to import.
 
-python tests/torch_free.py RESULTS_DIR MODEL     the notebook's code cells on the runs there, then rescoring one of them
+python tests/torch_free.py RESULTS_DIR MODEL     notebook 04 (seeds 0 to 2), rescoring, the list of runs
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Blocked:
 
 
 def main(results_dir: str, model: str) -> None:
-    """Notebook 04 from its parameters on, then `report --rescore` of the first evaluation."""
+    """Notebook 04 from its parameters on, then `report --rescore` of the first evaluation, and `report --runs`."""
     sys.meta_path.insert(0, Blocked)
     sys.path.insert(0, str(ROOT))
     notebook = json.loads((ROOT / "notebooks" / "04_paper_tables.ipynb").read_text(encoding="utf-8"))
@@ -34,11 +34,11 @@ def main(results_dir: str, model: str) -> None:
     for number, source in enumerate(code):
         exec(compile(TransformerManager().transform_cell(source), f"<code cell {number}>", "exec"), variables)
         if number == 0:
-            variables |= {"results_dir": results_dir, "model": model}
+            variables |= {"results_dir": results_dir, "model": model, "overrides": {"seeds": [0, 1, 2]}}
     from rrr_utils.report.__main__ import main as report
 
-    sys.argv = ["report", "--rescore", str(sorted(Path(results_dir).glob("tiny/*/*/*/evaluate"))[0])]
-    assert report() == 0
+    assert report(["--rescore", str(sorted(Path(results_dir).glob("*/*/evaluate-*"))[0])]) == 0
+    assert report(["--runs", "--results-dir", results_dir]) == 0
     loaded = [name for name in BLOCKED if name in sys.modules]
     assert not loaded, loaded
 

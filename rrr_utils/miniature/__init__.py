@@ -1,1 +1,1 @@
-"""The embedded models: corpora, tokenizers, pre-training, gate. For notebook A1 and tests alone."""
+"""The embedded models: corpora, tokenizers, pre-training and gate. Only notebook A1 and tests import it."""

@@ -1,123 +1,157 @@
-"""The embedded model's corpus (notebook A1; `miniature_tokenizer.py` reads it, `pretraining.py` trains on it).
+"""The embedded model's corpus of chat documents (notebook A1).
 
-A Qwen2-architecture model of about a million parameters learns, from chat documents alone, to guess equations, to
-write several kinds of reflection, and to read what stands in a reflection. Nothing here knows of rewards. The corpus
-mixture (`MIXTURE`, `KINDS`, `RIGHT`) was fixed before any reinforcement learning.
-
-What a reflection computes is always the model's own work: one kind walks through equations in a fixed order and may
-end without a hit. Only problems of the *pretrain* split occur, and arithmetic drills never chain two steps.
+From these documents alone a Qwen2-architecture model of about a million parameters learns to guess equations, to write
+several kinds of reflection, and to use what a reflection says. One kind, the search, tries equations in a fixed order
+and may end without a hit. There are no rewards here; `MIXTURE`, `KINDS` and `RIGHT` were fixed before any reinforcement
+learning. All problems come from the *pretrain* split, and drills never chain two steps.
 """
 
 from __future__ import annotations
 
+import functools
 import random
 import re
+from typing import NamedTuple
 
 from rrr_utils import conversation
 from rrr_utils.tasks import countdown
 
-#: share of documents
+#: share of documents by kind
 MIXTURE = {
-    "answer": 0.25, "own": 0.33, "blind": 0.07, "generic": 0.03, "other": 0.02, "masked": 0.02, "drill": 0.12, "worked": 0.16,
+    "answer": 0.25, "own": 0.33, "blind": 0.07, "generic": 0.03,
+    "other": 0.02, "masked": 0.02, "drill": 0.12, "worked": 0.16,
 }  # fmt: skip
-#: share of reflections
+#: share of reflections by kind
 KINDS = {"empty": 0.45, "value": 0.14, "usage": 0.12, "first_step": 0.14, "search": 0.15}
-#: lessons: from a chunk of documents (`pretraining.CHUNK`) on, which share is replaced by practice, and of what. Sums by heart;
-#: then what a search turns on and what is too small a share of the loss to be learnt beside everything else: is this result
-#: the target, and which number is left? Then some of each, and at last direct answers.
+#: lessons: first chunk (of `pretraining.CHUNK` documents), share of practice, its sort. Arithmetic comes first; then
+#: what is too small a part of the loss to be learnt among the rest: whether a result is the target, and which number is
+#: left; then some of everything; direct answers last
 LESSONS = ((0, 0.75, "sums"), (8, 0.9, "verdicts"), (16, 0.9, "left"), (21, 0.3, "all"), (75, 0.4, "answers"))
-#: how often an answer in the corpus is right: alone, after a failed attempt, after a reflection that found an equation
+#: share of right answers: direct ones, after a failed attempt, and after a reflection that found an equation
 RIGHT = {"answer": 0.90, "retry": 0.50, "hit": 0.98}
-#: longest search: rows of equations before it gives up
+#: a search gives up after this many first steps, drawn for each search: fewest, most
 MAX_ROWS = (3, 9)
-#: largest result of a second step that is written down: no target is larger
-LARGEST = 60
-#: largest number of a document: 15 * 15
-LARGEST_NUMBER = 225
+#: largest result of a second step (no target is larger), and largest number of a document (15 * 15)
+LARGEST, LARGEST_NUMBER = 60, 225
+#: instead of True for a message: only "is it the target" is learnt, or only the number that is left
+VERDICTS, LEFT = "verdicts", "left"
 
 EMPTY = ("I should be more careful .", "I made a mistake and will try again .", "I will check my steps next time .")
 GENERIC = ("Work step by step and check the result .", "Try other numbers first .", "Think about the target .")
+DRILL = "Write down some sums."
+WORKED = "Write down what these numbers make until one result is right."
 
-Row = tuple[int, str, int, int, int, list[tuple[str, int]]]
+#: kind, messages, and for each message whether it is learnt (True, False, `VERDICTS` or `LEFT`)
+Document = tuple[str, conversation.Messages, list[bool | str]]
 
 
-def steps(nums: list[int]) -> list[Row]:
-    """Every first step `a op b = c` on two of three numbers, in a fixed order, with what a second step with the third
-    number d makes of it: `(a, op, b, c, d, [(op, value), ...])`. Differences and quotients are larger by smaller.
+class Step(NamedTuple):
+    """A first step `a op b = made`, the number that it leaves, and what these two make: (operation, value)."""
+
+    a: int
+    op: str
+    b: int
+    made: int
+    left: int
+    second: list[tuple[str, int]]
+
+
+def result(a: int, op: str, b: int) -> int | None:
+    """The value of `a op b`; None where it is not a whole number."""
+    if op == "/":
+        return a // b if b and a % b == 0 else None
+    return {"+": a + b, "-": a - b, "*": a * b}[op]
+
+
+def second_steps(one: int, other: int) -> list[tuple[str, int]]:
+    """What two numbers make, the larger one first: values from 1 to `LARGEST`.
+
+    >>> second_steps(4, 27)
+    [('+', 31), ('-', 23)]
+    """
+    values = [(op, result(max(one, other), op, min(one, other))) for op in "+-*/"]
+    return [(op, value) for op, value in values if value and value <= LARGEST]
+
+
+def steps(nums: list[int]) -> list[Step]:
+    """Every first step on two of three numbers, the larger one first, in a fixed order.
 
     >>> steps([3, 9, 4])[0]
-    (9, '*', 3, 27, 4, [('+', 31), ('-', 23)])
+    Step(a=9, op='*', b=3, made=27, left=4, second=[('+', 31), ('-', 23)])
     """
-    rows, seen = [], set()
+    found, seen = [], set()
     for i, j in ((0, 1), (0, 2), (1, 2)):
-        a, b, d = max(nums[i], nums[j]), min(nums[i], nums[j]), nums[3 - i - j]
-        for op, c in (("*", a * b), ("+", a + b), ("-", a - b), ("/", a // b if a % b == 0 else 0)):
-            if c == 0 or (c, d) in seen:
-                continue
-            if second := second_steps(c, d):
-                seen.add((c, d))
-                rows.append((a, op, b, c, d, second))
-    return rows
+        a, b, left = max(nums[i], nums[j]), min(nums[i], nums[j]), nums[3 - i - j]
+        for op in "*+-/":
+            made = result(a, op, b)
+            if made and (made, left) not in seen and (second := second_steps(made, left)):
+                seen.add((made, left))
+                found.append(Step(a, op, b, made, left, second))
+    return found
 
 
-def equation(row: Row, op: str) -> str:
-    """The answer that a first step and the operation of the second make.
+def solvable(row: dict) -> bool:
+    """Whether a search can reach the target; it tries no fractions on the way."""
+    return any(value == row["target"] for step in steps(row["nums"]) for _, value in step.second)
+
+
+@functools.cache
+def all_problems() -> list[dict]:
+    """The problems of the corpus: those of the pretrain split that a search can solve."""
+    return [row for row in countdown.load("pretrain", None, 0) if solvable(row)]
+
+
+def equation(step: Step, op: str) -> str:
+    """The answer that a first step and the operation of the second one make.
 
     >>> equation(steps([3, 9, 4])[0], "+")
     '<answer> ( 9 * 3 ) + 4 </answer>'
     """
-    a, first, b, c, d, _ = row
-    inner = f"( {a} {first} {b} )"
-    swap = op in "-/" and c < d
-    return f"<answer> {d} {op} {inner} </answer>" if swap else f"<answer> {inner} {op} {d} </answer>"
+    inner = f"( {step.a} {step.op} {step.b} )"
+    swap = op in "-/" and step.made < step.left
+    return f"<answer> {step.left} {op} {inner} </answer>" if swap else f"<answer> {inner} {op} {step.left} </answer>"
 
 
-def second_words(second: list[tuple[str, int]], target: int) -> tuple[list[str], str | None]:
-    """What two numbers make, each result followed by the target (or whether it is the target is never learnt), up to a hit;
-    and the operation that hit.
-
-    >>> second_words([("-", 23), ("+", 31)], 31)
-    (['-', '23', '31', '+', '31', '31', 'yes'], '+')
-    """
-    words: list[str] = []
-    for op, value in second:
-        words += [op, str(value), str(target)]
-        if value == target:
-            return [*words, "yes"], op
-    return words, None
+def wrong(possible: list[Step], target: int, rng: random.Random) -> tuple[str, int]:
+    """An equation that misses the target, and its value."""
+    step, op, value = rng.choice([(s, op, value) for s in possible for op, value in s.second if value != target])
+    return equation(step, op), value
 
 
-def search(rows: list[Row], target: int, start: int, most: int) -> tuple[str, str | None]:
-    """A walk through the first steps from `start` on, and the answer it found, if any.
+def right(possible: list[Step], target: int, rng: random.Random) -> str:
+    """An equation that hits the target."""
+    return equation(*rng.choice([(s, op) for s in possible for op, value in s.second if value == target]))
+
+
+def said(text: str) -> dict[str, str]:
+    """An assistant's message."""
+    return {"role": "assistant", "content": text}
+
+
+def answer(possible: list[Step], target: int, after: str, rng: random.Random) -> dict[str, str]:
+    """An answer that is right with the probability `RIGHT[after]`."""
+    return said(right(possible, target, rng) if rng.random() < RIGHT[after] else wrong(possible, target, rng)[0])
+
+
+def search(possible: list[Step], target: int, start: int, most: int) -> tuple[str, str | None]:
+    """A search of `most` first steps from `start` on, and the answer that it found, if any.
 
     >>> search(steps([3, 9, 4]), 31, 0, 3)
     ('Aim 31 ; 9 * 3 = 27 and 4 : + 31 31 yes .', '<answer> ( 9 * 3 ) + 4 </answer>')
     """
-    words = ["Aim", str(target)]
-    for k in range(min(most, len(rows))):
-        row = rows[(start + k) % len(rows)]
-        a, op, b, c, d, second = row
-        made, hit = second_words(second, target)
-        words += [";", str(a), op, str(b), "=", str(c), "and", str(d), ":", *made]
-        if hit:
-            return " ".join([*words, "."]), equation(row, hit)
-    return " ".join(words + ["."]), None
+    text = f"Aim {target}"
+    for k in range(min(most, len(possible))):
+        step = possible[(start + k) % len(possible)]
+        text += f" ; {step.a} {step.op} {step.b} = {step.made} and {step.left} :"
+        for op, value in step.second:
+            text += f" {op} {value} {target}"  # without the target there, whether this is a hit is never learnt
+            if value == target:
+                return f"{text} yes .", equation(step, op)
+    return f"{text} .", None
 
 
-def wrong(rows: list[Row], target: int, rng: random.Random) -> tuple[str, int]:
-    """An equation that misses the target, and its value."""
-    options = [(row, o, v) for row in rows for o, v in row[5] if v != target]
-    row, op, value = rng.choice(options)
-    return equation(row, op), value
-
-
-def right(rows: list[Row], target: int, rng: random.Random) -> str:
-    """An equation that hits the target."""
-    return equation(*rng.choice([(row, o) for row in rows for o, v in row[5] if v == target]))
-
-
-def reflection(kind: str, row: dict, rows: list[Row], value: int, rng: random.Random) -> tuple[str, str | None]:
-    """A reflection of a kind on an attempt that came to `value`, and the answer it leads to where it found one."""
+def reflection(kind: str, row: dict, possible: list[Step], value: int, rng: random.Random) -> tuple[str, str | None]:
+    """A reflection of a kind on an attempt that came to `value`, and the answer that it found, if any."""
     target = row["target"]
     if kind == "empty":
         return rng.choice(EMPTY), None
@@ -127,196 +161,132 @@ def reflection(kind: str, row: dict, rows: list[Row], value: int, rng: random.Ra
     if kind == "usage":
         return f"I must use each of {' , '.join(map(str, row['nums']))} exactly once .", None
     if kind == "first_step":
-        good = [r for r in rows if any(v == target for _, v in r[5])]
-        a, op, b, c, *_ = rng.choice(good if rng.random() < 0.5 else rows)
-        return f"I could start with {a} {op} {b} = {c} .", None
-    return search(rows, target, rng.randrange(len(rows)), rng.randint(*MAX_ROWS))
-
-
-def sums_of(text: str, nums: list[int]) -> tuple[list[bool], list[bool]]:
-    """Of a search: which of its sums, as they are written, are right; and of which rows the number that is left is right.
-
-    >>> sums_of("Aim 31 ; 9 * 3 = 27 and 4 : + 31 31 yes .", [3, 9, 4]), sums_of("Aim 5 ; 3 + 3 = 7 and 4 : - 2 5 .", [3, 9, 4])
-    (([True, True], [True]), ([False, False], [False]))
-    """
-    sums, left = [], []
-    for row in re.split(r" ; ", text)[1:]:
-        if not (found := re.match(r"(\d{1,4}) ([-+*/]) (\d{1,4}) = (\d{1,4}) and (\d{1,4}) :", row)):
-            continue
-        a, op, b, c, d = (x if x in "+-*/" else int(x) for x in found.groups())
-        sums.append({"+": a + b, "-": a - b, "*": a * b, "/": a / b if b else None}[op] == c)
-        left.append(sorted([a, b, d]) == sorted(nums))
-        true = dict(second_steps(c, d)) if c and d else {}
-        sums += [true.get(o) == int(value) for o, value, _ in re.findall(r"([-+*/]) (\d{1,4}) (\d{1,4})", row[found.end() :])]
-    return sums, left
-
-
-def mask_numbers(text: str) -> str:
-    """A search with the results of its second steps hidden, for the control that masks the answer.
-
-    >>> mask_numbers("Aim 31 ; 9 * 3 = 27 and 4 : + 31 31 yes .")
-    'Aim ? ; ? * ? = ? and ? : + ? ? yes .'
-    """
-    return re.sub(r"\d+", "?", text)
-
-
-def second_steps(c: int, d: int) -> list[tuple[str, int]]:
-    """What two numbers make: sum, difference and quotient (larger by smaller) and product, up to `LARGEST`.
-
-    >>> second_steps(27, 4)
-    [('+', 31), ('-', 23)]
-    """
-    high, low = max(c, d), min(c, d)
-    values = [("+", c + d), ("-", high - low), ("*", c * d)] + ([("/", high // low)] if high % low == 0 else [])
-    return [(op, value) for op, value in values if 0 < value <= LARGEST]
+        good = [step for step in possible if any(value == target for _, value in step.second)]
+        step = rng.choice(good if rng.random() < 0.5 else possible)
+        return f"I could start with {step.a} {step.op} {step.b} = {step.made} .", None
+    return search(possible, target, rng.randrange(len(possible)), rng.randint(*MAX_ROWS))
 
 
 def drill(rng: random.Random) -> str:
-    """Two-number facts in the two forms that a search is made of, none of which goes on from the one before it, so that
-    no three numbers form a problem.
-    """
+    """Ten facts about two numbers, written as in a search; none goes on with a result of the one before it."""
     facts, last = [], set()
     while len(facts) < 10:
         if rng.random() < 0.35:
             a, b = sorted((rng.randint(1, 15), rng.randint(1, 15)), reverse=True)
-            op = rng.choice([o for o in "+-*/" if (o != "/" or a % b == 0) and (o != "-" or a > b)])
-            made = {"+": a + b, "-": a - b, "*": a * b, "/": a // b}[op]
-            fact, numbers, results = f"{a} {op} {b} = {made}", {a, b}, {made}
+            op = rng.choice([op for op in "+-*/" if result(a, op, b)])
+            fact, results = f"{a} {op} {b} = {result(a, op, b)}", {result(a, op, b)}
         else:
-            d = rng.randint(1, 15)
-            c = rng.randint(1, LARGEST + 15) if rng.random() < 0.75 else d * rng.randint(1, 15)
-            values = second_steps(c, d)
-            fact, numbers, results = " ".join([f"{c} and {d} :", *(f"{op} {v}" for op, v in values)]), {c, d}, {v for _, v in values}
-        if results and not last & numbers:
+            b = rng.randint(1, 15)
+            a = rng.randint(1, LARGEST + 15) if rng.random() < 0.75 else b * rng.randint(1, 15)
+            values = second_steps(a, b)
+            results = {value for _, value in values}
+            fact = " ".join([f"{a} and {b} :", *(f"{op} {value}" for op, value in values)])
+        if results and not last & {a, b}:
             facts.append(fact)
             last = results
-    return "Sums : " + " ; ".join(facts) + " ."
+    return f"Sums : {' ; '.join(facts)} ."
 
 
 def sameness(rng: random.Random) -> str:
-    """Is this result the target? A dozen times, half of them yes, in the notation of a search but without its sums."""
+    """Is this result the target? Twelve times, half of them yes, written as in a search but without its sums."""
     parts = []
     for _ in range(12):
         value = rng.randint(1, LARGEST)
         target = value if rng.random() < 0.5 else rng.randint(1, LARGEST)
         parts.append(f"{rng.choice('+-*/')} {value} {target}{' yes' if value == target else ''}")
-    return "Sums : " + " ; ".join(parts) + " ."
+    return f"Sums : {' ; '.join(parts)} ."
 
 
 def leftover(nums: list[int], rng: random.Random) -> str:
-    """First steps in any order, each with the number that it leaves, in the notation of a search.
+    """First steps in any order, each with the number that it leaves, written as in a search.
 
     >>> leftover([3, 9, 4], random.Random(1))[:42]
     'Sums : 9 + 3 = 12 and 4 ; 9 + 4 = 13 and 3'
     """
-    rows = rng.choices([row for row in steps(nums) if row[3] <= LARGEST_NUMBER], k=10)
-    return "Sums : " + " ; ".join(f"{a} {op} {b} = {c} and {d}" for a, op, b, c, d, _ in rows) + " ."
+    some = rng.choices([step for step in steps(nums) if step.made <= LARGEST_NUMBER], k=10)
+    return f"Sums : {' ; '.join(f'{s.a} {s.op} {s.b} = {s.made} and {s.left}' for s in some)} ."
 
 
-#: in place of true: of a message, only the words that say whether a result is the target are learnt, or only the numbers left
-VERDICTS, LEFT = "verdicts", "left"
-DRILL = "Write down some sums."
-WORKED = "Write down what these numbers make until one result is right."
-
-Document = tuple[str, conversation.Messages, list[bool | str]]
+def asked(question: str, reply: str) -> conversation.Messages:
+    """A question and its answer."""
+    return [{"role": "user", "content": question}, said(reply)]
 
 
-def lesson(chunk: int) -> tuple[float, str]:
-    """Of a chunk: the share and sort of practice.
-
-    >>> lesson(0), lesson(10)
-    ((0.75, 'sums'), (0.9, 'verdicts'))
-    """
-    return next((share, sort) for begin, share, sort in reversed(LESSONS) if chunk >= begin)
+def worked_question(row: dict) -> str:
+    """The request to work through a problem's numbers."""
+    return f"{WORKED} {conversation.question(countdown, row)}"
 
 
-def asked(question: str, answer: str) -> conversation.Messages:
-    """One question and its answer."""
-    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+def worked(row: dict, rng: random.Random) -> tuple[conversation.Messages, dict[str, str]]:
+    """A search as the answer to a question instead of a reflection; and the answer that may follow it."""
+    possible, target = steps(row["nums"]), row["target"]
+    text, found = search(possible, target, rng.randrange(len(possible)), len(possible))
+    return asked(worked_question(row), text), said(found) if found else answer(possible, target, "retry", rng)
 
 
-def shuffled(row: dict, rng: random.Random) -> dict:
-    """The problem with its numbers in any order."""
+def draw(problems: list[dict], rng: random.Random) -> dict:
+    """A problem with its numbers in any order."""
+    row = rng.choice(problems)
     return row | {"nums": rng.sample(row["nums"], len(row["nums"]))}
 
 
-def answer(row: dict, rows: list[Row], share: float, rng: random.Random) -> dict:
-    """An answer that is right with a probability of `share`."""
-    text = right(rows, row["target"], rng) if rng.random() < share else wrong(rows, row["target"], rng)[0]
-    return {"role": "assistant", "content": text}
-
-
-def worked(row: dict, rng: random.Random) -> tuple[conversation.Messages, dict]:
-    """The walk of a reflection, asked for outright: practice that says nothing of when to reflect so. And what follows it."""
-    rows = steps(row["nums"])
-    text, found = search(rows, row["target"], rng.randrange(len(rows)), len(rows))
-    last = {"role": "assistant", "content": found} if found else answer(row, rows, RIGHT["retry"], rng)
-    return asked(f"{WORKED} {conversation.question(countdown, row)}", text), last
-
-
-def practice(problems: list[dict], rng: random.Random, sort: str) -> Document:
-    """A document of a lesson: its kind, its messages, and what of each is learnt."""
-    if sort == "all":
-        sort = rng.choice(("sums", "verdicts", "left"))
-    if sort == "answers":
-        return from_mixture(problems, rng, rng.choice(("answer", "answer", "blind", "own")))
-    if sort == "sums":
-        return "drill", asked(DRILL, drill(rng)), [False, True]
-    if sort == "left":  # half of them of numbers that no problem holds, so that it is not learnt by heart
-        row = shuffled(rng.choice(problems), rng)
-        if rng.random() < 0.5:
-            row = row | {"nums": rng.sample([rng.randint(1, 15), rng.randint(1, 30), rng.randint(16, 30)], 3)}
-        return "drill", asked(f"{WORKED} {conversation.question(countdown, row)}", leftover(row["nums"], rng)), [False, LEFT]
-    if rng.random() < 0.5:
-        return "drill", asked(DRILL, sameness(rng)), [False, VERDICTS]
-    row = shuffled(rng.choice(problems), rng)
-    walk, last = worked(row, rng)
-    return "worked", [*walk, *conversation.attempt(countdown, row), last], [False, VERDICTS, False, True]
-
-
-def document(problems: list[dict], rng: random.Random, share: float = 0.0, sort: str = "all") -> Document:
-    """One document: its kind, its messages, and for each message whether it is learnt (true, false, `VERDICTS` or `LEFT`).
-
-    With a probability of `share` it is practice of a sort (`LESSONS`), else one of `MIXTURE`.
-    """
+def document(problems: list[dict], rng: random.Random, chunk: int | None = None) -> Document:
+    """A document of a chunk of the training (`LESSONS`); None: of `MIXTURE` alone."""
+    begun = [lesson for lesson in LESSONS if chunk is not None and lesson[0] <= chunk]
+    _, share, sort = begun[-1] if begun else (0, 0.0, "")
     if rng.random() < share:
         return practice(problems, rng, sort)
     return from_mixture(problems, rng, rng.choices(list(MIXTURE), list(MIXTURE.values()))[0])
 
 
+def practice(problems: list[dict], rng: random.Random, sort: str) -> Document:
+    """A document of a lesson."""
+    if sort == "all":
+        sort = rng.choice(("sums", "verdicts", "left"))
+    if sort == "answers":
+        return from_mixture(problems, rng, rng.choice(("answer", "answer", "blind", "own")))
+    if sort == "sums":
+        return from_mixture(problems, rng, "drill")
+    if sort == "left":
+        row = draw(problems, rng)
+        if rng.random() < 0.5:  # numbers of no problem, so that the answers cannot be learnt by heart
+            row |= {"nums": rng.sample([rng.randint(1, 15), rng.randint(1, 30), rng.randint(16, 30)], 3)}
+        return "drill", asked(worked_question(row), leftover(row["nums"], rng)), [False, LEFT]
+    if rng.random() < 0.5:
+        return "drill", asked(DRILL, sameness(rng)), [False, VERDICTS]
+    row = draw(problems, rng)
+    messages, last = worked(row, rng)
+    return "worked", [*messages, *conversation.attempt(countdown, row), last], [False, VERDICTS, False, True]
+
+
 def from_mixture(problems: list[dict], rng: random.Random, kind: str) -> Document:
-    """A document of one of the kinds of `MIXTURE`; an own reflection's kind is named in what comes back (`own_search`)."""
+    """A document of a kind of `MIXTURE`; an own reflection is returned under its kind (`own_search`)."""
     if kind == "drill":
         return kind, asked(DRILL, drill(rng)), [False, True]
-    row = shuffled(rng.choice(problems), rng)
-    rows = steps(row["nums"])
+    row = draw(problems, rng)
+    possible, target = steps(row["nums"]), row["target"]
     if kind == "worked":
         return kind, worked(row, rng)[0], [False, True]
     if kind == "answer":
-        return kind, conversation.attempt(countdown, row) + [answer(row, rows, RIGHT["answer"], rng)], [False, True]
-    failed, value = wrong(rows, row["target"], rng)
+        return kind, [*conversation.attempt(countdown, row), answer(possible, target, kind, rng)], [False, True]
+    failed, value = wrong(possible, target, rng)
     if kind == "blind":
-        return kind, conversation.blind_retry(countdown, row, failed) + [answer(row, rows, RIGHT["retry"], rng)], [False] * 3 + [True]
-    which = rng.choices(list(KINDS), list(KINDS.values()))[0]
-    found = None
+        messages = [*conversation.blind_retry(countdown, row, failed), answer(possible, target, "retry", rng)]
+        return kind, messages, [False, False, False, True]
+    which, found = rng.choices(list(KINDS), list(KINDS.values()))[0], None
     if kind == "own":
-        text, found = reflection(which, row, rows, value, rng)
+        text, found = reflection(which, row, possible, value, rng)
         kind = f"own_{which}"
     elif kind == "generic":
         text = rng.choice(GENERIC)
-    elif kind == "other":
-        stranger = rng.choice(problems)
-        stranger_rows = steps(stranger["nums"])
-        text, _ = reflection(which, stranger, stranger_rows, wrong(stranger_rows, stranger["target"], rng)[1], rng)
-    else:
-        text = mask_numbers(reflection("search", row, rows, value, rng)[0])
-    last = answer(row, rows, RIGHT["retry"], rng)
+    elif kind == "other":  # a reflection on another problem
+        other = rng.choice(problems)
+        their = steps(other["nums"])
+        text = reflection(which, other, their, wrong(their, other["target"], rng)[1], rng)[0]
+    else:  # a search without its numbers
+        text = re.sub(r"\d+", "?", reflection("search", row, possible, value, rng)[0])
+    last = answer(possible, target, "retry", rng)
     if found and rng.random() < RIGHT["hit"]:
-        last = {"role": "assistant", "content": found}
-    messages = conversation.retry(countdown, row, failed, text) + [last]
+        last = said(found)
+    messages = [*conversation.retry(countdown, row, failed, text), last]
     return kind, messages, [False, False, False, kind.startswith("own"), False, True]
-
-
-def solvable(row: dict) -> bool:
-    """Whether the search of the corpus can reach the target (fractions on the way are beyond it)."""
-    return any(v == row["target"] for r in steps(row["nums"]) for _, v in r[5])

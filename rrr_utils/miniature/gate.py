@@ -1,15 +1,14 @@
-"""The gate that the embedded model must pass on dev before any reinforcement learning, and its model card (notebook A1)."""
+"""The gate that the embedded model must pass on dev before any reinforcement learning, and its model card (A1)."""
 
 from __future__ import annotations
 
-import json
+import re
 from pathlib import Path
 
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from rrr_utils import conversation, files
 from rrr_utils.miniature import corpus
-from rrr_utils.miniature.corpus import EMPTY, sums_of
 from rrr_utils.miniature.pretraining import CHUNK
 from rrr_utils.policy import load_base
 from rrr_utils.report import statistics
@@ -17,119 +16,137 @@ from rrr_utils.sampling import HFSampler
 from rrr_utils.settings import Settings
 from rrr_utils.tasks import countdown
 
-#: how a reflection of each kind begins; an empty one is given whole, the others the model goes on from
-OPENINGS = {
-    "empty": EMPTY[0],
-    "value": "My result was",
-    "usage": "I must use each of",
-    "first_step": "I could start with",
-    "search": "Aim",
-}
+#: first words of each kind of reflection, which the model goes on from; an empty reflection is given whole
+BEGIN = {"value": "My result was", "usage": "I must use each of", "first_step": "I could start with", "search": "Aim"}
 
 
 def gate(settings: Settings, decoding: str = "greedy", items: int | None = None) -> dict:
-    """What the untrained model can do on the dev split, and what each kind of reflection, forced in turn, is worth.
+    """How the base model does on dev, and its recovery rate after each kind of reflection, forced in turn.
 
-    `items`: so many problems instead of the whole split. Rescue rates are shares of the failed first tries whose retry is
-    right. `spread` compares the best kind with an empty reflection, clustered by multiset; `passed` says which of the four
-    conditions hold:
-    first try 20-50%; sums in searches, as written, at least 95% right; spread at least 15 points with an interval above 5; own no more than
-    2 points below blind.
+    `items`: how many dev problems; None: all. Rates are in 0..1. `rescued` holds the recovery rates: by kind, after the
+    model's own reflections, and without one (`blind`). `spread` is the best kind's rate minus that of the empty one,
+    with a 95% interval clustered by multiset.
     """
-    temperature = 0.0 if decoding == "greedy" else settings.temperature
     sampler = HFSampler(load_base(settings), settings.sample_batch)
+    temperature = 0.0 if decoding == "greedy" else settings.temperature
 
-    def say(conversations: list, max_tokens: int, seed: int, desc: str, begin: str = "") -> list[str]:
-        return [own[0].text for own in sampler.sample(conversations, 1, max_tokens, temperature, seed, desc, begin)]
+    def say(asked: list, max_tokens: int, seed: int, desc: str, begin: str = "") -> list[str]:
+        return [own[0].text for own in sampler.sample(asked, 1, max_tokens, temperature, seed, desc, begin)]
 
-    def right(texts: list[str], rows: list[dict]) -> list[int]:
-        return [int(countdown.verify(text, row).correct) for text, row in zip(texts, rows, strict=True)]
+    def recovered(asked: list, seed: int, desc: str) -> list[int]:
+        texts = say(asked, settings.attempt_tokens, seed, desc)
+        return [int(countdown.verify(text, row).correct) for text, (row, _) in zip(texts, failed, strict=True)]
 
     rows = countdown.load("dev", items, 0)
     attempts = say([conversation.attempt(countdown, row) for row in rows], settings.attempt_tokens, 1, "first try")
-    solved = right(attempts, rows)
-    told = [(row, attempt) for row, attempt, ok in zip(rows, attempts, solved, strict=True) if not ok]
-    failed, clusters = [row for row, _ in told], [row["cluster"] for row, _ in told]
-    asked = [conversation.reflect(countdown, row, attempt) for row, attempt in told]
+    failed = [pair for pair in zip(rows, attempts, strict=True) if not countdown.verify(pair[1], pair[0]).correct]
+    asked, most = [conversation.reflect(countdown, *pair) for pair in failed], settings.reflection_tokens
+    reflections = {"own": say(asked, most, 3, "own reflection"), "empty": [corpus.EMPTY[0]] * len(failed)}
+    reflections |= {kind: say(asked, most, 4, kind, begin) for kind, begin in BEGIN.items()}
+    retries = {}
+    for kind, texts in reflections.items():
+        again = [conversation.retry(countdown, *pair, text) for pair, text in zip(failed, texts, strict=True)]
+        retries[kind] = recovered(again, 2, f"retry, {kind}")
+    blind = [conversation.blind_retry(countdown, *pair) for pair in failed]
+    retries["blind"] = recovered(blind, 5, "blind retry")
+    figures = judge(len(rows), [row for row, _ in failed], reflections["search"], retries)
+    return {"decoding": decoding, "items": len(rows), **figures}
 
-    def rescued(texts: list[str], desc: str) -> list[int]:
-        again = [conversation.retry(countdown, row, attempt, text) for (row, attempt), text in zip(told, texts, strict=True)]
-        return right(say(again, settings.attempt_tokens, 2, f"retry, {desc}"), failed)
 
-    written = {"own": say(asked, settings.reflection_tokens, 3, "own reflection")}
-    for kind, opening in OPENINGS.items():
-        written[kind] = [opening] * len(told) if kind == "empty" else say(asked, settings.reflection_tokens, 4, kind, opening)
-    by_kind = {kind: rescued(texts, kind) for kind, texts in written.items()}
-    blind = [conversation.blind_retry(countdown, row, attempt) for row, attempt in told]
-    by_kind["blind"] = right(say(blind, settings.attempt_tokens, 5, "blind retry"), failed)
-
-    sums, left = (
-        [ok for one in both for ok in one]
-        for both in zip(*(sums_of(text, row["nums"]) for text, row in zip(written["search"], failed, strict=True)), strict=True)
-    )
-    arithmetic, left_right = sum(sums) / max(1, len(sums)), sum(left) / max(1, len(left))
-    rates = {kind: sum(values) / len(values) for kind, values in by_kind.items()}
-    best = max(OPENINGS, key=rates.get)
-    spread = statistics.paired_difference(by_kind[best], by_kind["empty"], clusters)
-    first = sum(solved) / len(rows)
+def judge(items: int, failed: list[dict], searches: list[str], retries: dict[str, list[int]]) -> dict:
+    """The gate's figures on `items` problems and which conditions hold; `retries`: by kind, 1 where it was right."""
+    judged = [sums_of(text, row["nums"]) for text, row in zip(searches, failed, strict=True)]
+    sums, left = ([ok for one in both for ok in one] for both in zip(*judged, strict=True))
+    first, arithmetic = (items - len(failed)) / items, sum(sums) / max(1, len(sums))
+    rates = {kind: sum(values) / len(values) for kind, values in retries.items()}
+    best = max(corpus.KINDS, key=rates.get)
+    spread = statistics.paired_difference(retries[best], retries["empty"], [row["cluster"] for row in failed])
     passed = {
         "first_try": 0.20 <= first <= 0.50, "arithmetic": arithmetic >= 0.95,
-        "spread": spread.difference >= 0.15 and spread.ci_low > 0.05, "own_not_below_blind": rates["own"] >= rates["blind"] - 0.02,
+        "spread": spread.difference >= 0.15 and spread.ci_low > 0.05,
+        "own_not_below_blind": rates["own"] >= rates["blind"] - 0.02,
     }  # fmt: skip
     return {
-        "decoding": decoding, "items": len(rows), "failures": len(told), "first_try": first, "arithmetic": arithmetic,
-        "number_left": left_right, "rescued": rates,
-        "best_kind": best, "spread": spread.difference, "spread_low": spread.ci_low, "spread_high": spread.ci_high, "passed": passed,
+        "failures": len(failed), "first_try": first, "arithmetic": arithmetic,
+        "number_left": sum(left) / max(1, len(left)), "rescued": rates, "best_kind": best, "spread": spread.difference,
+        "spread_low": spread.ci_low, "spread_high": spread.ci_high, "passed": passed,
     }  # fmt: skip
 
 
-def finish(directory: Path, gates: dict[str, dict]) -> None:
-    """Write `gate.json` and the model card (`README.md`) beside the model."""
+def sums_of(search: str, nums: list[int]) -> tuple[list[bool], list[bool]]:
+    """Which sums of a search are right, and in which of its steps the number that is left is right.
+
+    >>> sums_of("Aim 31 ; 9 * 3 = 27 and 4 : + 31 31 yes .", [3, 9, 4])
+    ([True, True], [True])
+    >>> sums_of("Aim 5 ; 3 + 3 = 7 and 4 : - 2 5 .", [3, 9, 4])
+    ([False, False], [False])
+    """
+    sums, left = [], []
+    for step in search.split(" ; ")[1:]:
+        if found := re.match(r"(\d{1,4}) ([-+*/]) (\d{1,4}) = (\d{1,4}) and (\d{1,4}) :", step):
+            a, b, c, d = (int(found[k]) for k in (1, 3, 4, 5))
+            sums.append(corpus.result(a, found[2], b) == c)
+            left.append(sorted([a, b, d]) == sorted(nums))
+            true = dict(corpus.second_steps(c, d)) if c and d else {}
+            stated = re.findall(r"([-+*/]) (\d{1,4}) (\d{1,4})", step[found.end() :])
+            sums += [true.get(op) == int(value) for op, value, _ in stated]
+    return sums, left
+
+
+def finish(directory: Path, gates: dict[str, dict], seed: int) -> None:
+    """Write `gate.json` and the model card (`README.md`) next to the model; `gates`: by decoding."""
     files.write_json(directory / "gate.json", gates)
-    files.write_text(directory / "README.md", card(directory, gates))
+    files.write_text(directory / "README.md", card(directory, gates, seed))
 
 
-def card(directory: Path, gates: dict[str, dict]) -> str:
-    """The model card: what it is, what it was trained on, at which shares, and how it fares at the gate."""
-    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+def card(directory: Path, gates: dict[str, dict], seed: int) -> str:
+    """The model card: what the model is, what it was trained on, and its gate."""
+    config = files.read_json(directory / "config.json")
     last = files.read_jsonl(directory / "pretraining.jsonl")[-1]
     size = sum(p.numel() for p in Qwen2ForCausalLM(Qwen2Config(**config)).parameters()) / 1e6
-    shares = [("documents", corpus.MIXTURE), ("own reflections", corpus.KINDS), ("right answers", corpus.RIGHT)]
-    lines = [
-        "# The embedded model for Countdown\n",
-        f"A Qwen2-architecture model of {size:.2f} million parameters ({config['num_hidden_layers']} layers of {config['hidden_size']}), "
-        f"bf16, pre-trained by us from nothing on synthetic chat documents: {last['step']} steps, "
-        f"{last['tokens'] / 1e6:.1f} million tokens. "
-        "Made by `notebooks/A1_embedded_model.ipynb`, seed 0. Apache-2.0.\n",
-        "It exists so that reflect-retry training runs, and means something, without a GPU. It can do nothing but three-number Countdown "
-        "with numbers from 1 to 15 and targets to 60, in the kit's own prompts.\n",
-        "## What it was trained on\n",
-        *(f"- {name}: " + ", ".join(f"{kind} {share:.0%}" for kind, share in table.items()) for name, table in shares),
-        f"- lessons (from which chunk of {CHUNK} documents on, the share that is practice, and of what): "
-        + "; ".join(f"{begin}: {share:.0%} {sort}" for begin, share, sort in corpus.LESSONS),
-        "\nThe loss is on the assistant's words; failed attempts are not learnt. Problems come from the pretrain split alone: multisets of "
-        "numbers of train, dev and test occur in no document. Facts about two numbers (9 * 3 = 27) are shared by all splits. What "
-        "follows an empty reflection is right as often as what follows none. A search computes in a fixed order from a random start, "
-        "and may end without a hit. Mixture and lessons were fixed before this model was made.\n",
-        "## The gate, on the dev split, before any reinforcement learning\n",
-        "| | " + " | ".join(gates) + " |\n|---|" + "---|" * len(gates),
-    ]
-    rows = {
-        "first try": "first_try", "sums right in searches": "arithmetic", "number that is left right in searches": "number_left",
-        "best kind": "best_kind",
-    }  # fmt: skip
-    lines += [f"| {label} | " + " | ".join(_share(g[key]) for g in gates.values()) + " |" for label, key in rows.items()]
-    kinds = next(iter(gates.values()))["rescued"]
-    lines += [f"| failures rescued: {kind} | " + " | ".join(_share(g["rescued"][kind]) for g in gates.values()) + " |" for kind in kinds]
-    spread = [f"{100 * g['spread']:.1f} ({100 * g['spread_low']:.1f} to {100 * g['spread_high']:.1f})" for g in gates.values()]
-    lines += ["| best kind minus empty, points (95% interval, clustered) | " + " | ".join(spread) + " |"]
-    lines += ["| passed | " + " | ".join("all" if all(g["passed"].values()) else _failed(g) for g in gates.values()) + " |", ""]
-    return "\n".join(lines)
+    tables = {"documents": corpus.MIXTURE, "own reflections": corpus.KINDS, "right answers": corpus.RIGHT}
+    shares = {name: ", ".join(f"{kind} {share:.0%}" for kind, share in table.items()) for name, table in tables.items()}
+    mixture = "\n".join(f"- {name}: {text}" for name, text in shares.items())
+    lessons = "; ".join(f"{begin}: {share:.0%} {sort}" for begin, share, sort in corpus.LESSONS)
+    columns = [column(figures) for figures in gates.values()]
+    rows = "\n".join(f"| {label} | {' | '.join(c[label] for c in columns)} |" for label in columns[0])
+    return f"""# The embedded model for Countdown
+
+A Qwen2-architecture model of {size:.2f} million parameters ({config["num_hidden_layers"]} layers of \
+{config["hidden_size"]}), bf16, pre-trained by us from nothing on synthetic chat documents: {last["step"]} steps, \
+{last["tokens"] / 1e6:.1f} million tokens. Made by `notebooks/A1_embedded_model.ipynb`, seed {seed}. Apache-2.0.
+
+It exists so that reflect-retry training runs, and means something, without a GPU. It can do nothing but three-number \
+Countdown with numbers from 1 to 15 and targets to 60, in the kit's own prompts.
+
+## What it was trained on
+
+{mixture}
+- lessons (from which chunk of {CHUNK} documents on, the share that is practice, and of what): {lessons}
+
+The loss is on the assistant's words; failed attempts are not learnt. Problems come from the pretrain split alone: \
+multisets of numbers of train, dev and test occur in no document. Facts about two numbers (9 * 3 = 27) are shared by \
+all splits. What follows an empty reflection is right as often as what follows none. A search computes in a fixed \
+order from a random start, and may end without a hit. Mixture and lessons were fixed before this model was made.
+
+## The gate, on the dev split, before any reinforcement learning
+
+| | {" | ".join(gates)} |
+|---|{"---|" * len(gates)}
+{rows}
+"""
 
 
-def _share(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{100 * value:.1f}%"
-
-
-def _failed(gate: dict) -> str:
-    return "all but " + ", ".join(name for name, passed in gate["passed"].items() if not passed)
+def column(figures: dict) -> dict[str, str]:
+    """The rows of the card's table for one decoding."""
+    spread, low, high = (f"{100 * figures[key]:.1f}" for key in ("spread", "spread_low", "spread_high"))
+    failing = ", ".join(name for name, passed in figures["passed"].items() if not passed)
+    return {
+        "first try": f"{figures['first_try']:.1%}",
+        "sums right in searches": f"{figures['arithmetic']:.1%}",
+        "number that is left right in searches": f"{figures['number_left']:.1%}",
+        "best kind": figures["best_kind"],
+        **{f"failures rescued: {kind}": f"{rate:.1%}" for kind, rate in figures["rescued"].items()},
+        "best kind minus empty, points (95% interval, clustered)": f"{spread} ({low} to {high})",
+        "passed": f"all but {failing}" if failing else "all",
+    }

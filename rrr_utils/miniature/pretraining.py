@@ -1,10 +1,9 @@
-"""Pre-training of the embedded model from nothing, with one seed (notebook A1)."""
+"""Pre-training of the embedded model from nothing (notebook A1)."""
 
 from __future__ import annotations
 
 import copy
 import itertools
-import json
 import math
 import os
 import random
@@ -14,151 +13,147 @@ from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
-from transformers import Qwen2Config, Qwen2ForCausalLM, set_seed
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer, set_seed
 
-from rrr_utils import conversation, files
-from rrr_utils.miniature import corpus
-from rrr_utils.miniature.corpus import LEFT, VERDICTS, document, lesson, solvable
+from rrr_utils import files
+from rrr_utils.miniature.corpus import LARGEST_NUMBER, LEFT, VERDICTS, Document, all_problems, document
 from rrr_utils.miniature.tokenizer import build_tokenizer
-from rrr_utils.tasks import countdown
 
-# batches come in a hundred shapes, and a kernel is kept for each: without a limit memory grows for the whole hour
+# batches come in a hundred shapes and oneDNN keeps a kernel for each: without a limit memory grows for the whole hour
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "200")
 
 #: documents that are made, and sorted by length, at a time
 CHUNK = 8192
+#: optimiser steps of the model in `data/embedded`
+STEPS = 7500
+#: share of the steps over which the learning rate falls to zero
+DECAY = 0.45
+#: highest learning rates: Muon's for matrices, AdamW's for the rest
+PEAKS = (0.02, 1e-2)
+
+#: token ids, and which of them are learnt
+Encoded = tuple[list[int], list[bool]]
 
 
-def encode(tokenizer, documents: list[tuple[conversation.Messages, list[bool]]]) -> list[tuple[list[int], list[bool]]]:
-    """Token ids of whole documents and which of them are learnt (an assistant's words and their `<|end|>`, or the words
-    of a lesson)."""
-    pieces, owner, learnt = [], [], []
-    for k, (messages, mask) in enumerate(documents):
-        for message, learn in zip(messages, mask, strict=True):
-            pieces += [f"<|{message['role']}|>", f"{message['content']}<|end|>"]
-            owner += [k, k]
-            learnt += [False, learn]
+def encode(tokenizer: Qwen2Tokenizer, documents: list[Document]) -> list[Encoded]:
+    """Token ids of each document, and which are learnt: assistants' words with their `<|end|>`, or part of a lesson."""
+    pieces = []  # document, text, what is learnt of it
+    for k, (_, messages, learnt) in enumerate(documents):
+        for message, learn in zip(messages, learnt, strict=True):
+            pieces += [(k, f"<|{message['role']}|>", False), (k, f"{message['content']}<|end|>", learn)]
     encoded = [([], []) for _ in documents]
-    yes, *others = tokenizer.convert_tokens_to_ids([" yes", " ;", " .", " +", " -", " *", " /"])
-    left = tokenizer.convert_tokens_to_ids(" and")
-    numbers = set(tokenizer.convert_tokens_to_ids([f" {i}" for i in range(corpus.LARGEST_NUMBER + 1)]))
-    for k, ids, learn in zip(owner, tokenizer(pieces, add_special_tokens=False)["input_ids"], learnt, strict=True):
-        encoded[k][0].extend(ids)
-        if learn == VERDICTS:  # what follows a result and the target: yes, or whatever goes on
-            after = [i >= 2 and ids[i - 1] in numbers and ids[i - 2] in numbers for i in range(len(ids))]
-            encoded[k][1].extend(token in (yes, *others) and ok for token, ok in zip(ids, after, strict=True))
+    after_target = set(tokenizer.convert_tokens_to_ids([" yes", " ;", " .", " +", " -", " *", " /"]))
+    before_left = tokenizer.convert_tokens_to_ids(" and")
+    numbers = set(tokenizer.convert_tokens_to_ids([f" {i}" for i in range(LARGEST_NUMBER + 1)]))
+    all_ids = tokenizer([text for _, text, _ in pieces], add_special_tokens=False)["input_ids"]
+    for (k, _, learn), ids in zip(pieces, all_ids, strict=True):
+        here = [bool(learn)] * len(ids)
+        if learn == VERDICTS:  # what follows a result and the target: "yes", or whatever comes next
+            here = [token in after_target and i > 1 and {*ids[i - 2 : i]} <= numbers for i, token in enumerate(ids)]
         elif learn == LEFT:
-            encoded[k][1].extend(i >= 1 and ids[i - 1] == left for i in range(len(ids)))
-        else:
-            encoded[k][1].extend([learn] * len(ids))
+            here = [i > 0 and ids[i - 1] == before_left for i in range(len(ids))]
+        encoded[k][0].extend(ids)
+        encoded[k][1].extend(here)
     return encoded
 
 
-def batches(tokenizer, problems: list[dict], tokens: int, seed: int) -> Iterator[list[tuple[list[int], list[bool]]]]:
-    """Batches of about `tokens` tokens, of documents of like length, without end: `[(ids, learnt), ...]`."""
+def batches(tokenizer: Qwen2Tokenizer, problems: list[dict], tokens: int, seed: int) -> Iterator[list[Encoded]]:
+    """Endless batches of at most `tokens` tokens with padding, each of documents of similar length."""
     for chunk in itertools.count():
         rng = random.Random(f"{seed}-{chunk}")
-        documents = encode(tokenizer, [document(problems, rng, *lesson(chunk))[1:] for _ in range(CHUNK)])
+        documents = encode(tokenizer, [document(problems, rng, chunk) for _ in range(CHUNK)])
         documents.sort(key=lambda d: len(d[0]))
-        made, batch = [], []
-        for ids, learnt in documents:
-            if (len(batch) + 1) * len(ids) > tokens:
-                made.append(batch)
-                batch = []
-            batch.append((ids, learnt))
+        made = [[]]
+        for one in documents:
+            if (len(made[-1]) + 1) * len(one[0]) > tokens:
+                made.append([])
+            made[-1].append(one)
+        made.pop()  # it may not be full
         rng.shuffle(made)
         yield from made
 
 
-#: optimiser steps of the model in `data/embedded`
-STEPS = 7500
-#: share of the steps over which the rate falls to zero
-DECAY = 0.45
-
-
-def pretrain(
-    directory: Path, steps_total: int = STEPS, tokens: int = 8_000, seed: int = 0, threads: int = 1,
-    hidden: int = 128, layers: int = 4, log_every: int = 25, save_every: int = 250, stop: int | None = None,
-) -> Path:  # fmt: skip
-    """Pre-train from nothing (or go on from `directory/state.pt`) and save model and tokenizer into `directory`.
-
-    Muon on the matrices, AdamW on the rest; the rate falls linearly to zero over the last `DECAY` of it. Writes
-    `pretraining.jsonl`, a line per `log_every` steps. `stop`: end there, as if interrupted, with the schedule unchanged.
-    """
-    torch.set_num_threads(threads)
-    set_seed(seed)
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    tokenizer = build_tokenizer()
+def new_model(tokenizer: Qwen2Tokenizer, hidden: int, layers: int) -> tuple[Qwen2ForCausalLM, list]:
+    """A model with random weights, and its optimizers: Muon for the matrices, AdamW for embeddings and norms."""
     config = Qwen2Config(
         vocab_size=64 * math.ceil(len(tokenizer) / 64), hidden_size=hidden, intermediate_size=4 * hidden,
         num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=4, tie_word_embeddings=True,
         max_position_embeddings=512, rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
         bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
-    # eager attention in bf16 is twice as fast as the fused kernels' backward on a CPU at these lengths
+    # on a CPU at these lengths, eager attention in bf16 is twice as fast as the backward of the fused kernels
     model = Qwen2ForCausalLM._from_config(config, attn_implementation="eager")
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
-    rest = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
-    optimizers = [
-        torch.optim.Muon(matrices, lr=0.02, momentum=0.95, weight_decay=0.01),
-        torch.optim.AdamW(rest, lr=1e-2, betas=(0.9, 0.95), weight_decay=0.0),
-    ]
-    peaks = [0.02, 1e-2]
-    problems = [r for r in countdown.load("pretrain", None, 0) if solvable(r)]
-    step, seen = 0, 0
-    if (state_file := directory / "state.pt").exists():
-        state = torch.load(state_file, weights_only=True)
-        model.load_state_dict(state["model"])
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        step, seen = state["step"], state["seen"]
-        logged = [line for line in files.read_jsonl(directory / "pretraining.jsonl") if line["step"] <= step]
-        files.write_jsonl(directory / "pretraining.jsonl", logged)  # what a killed run wrote after its last save comes again
+    matrices = {n: p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n}
+    rest = [p for n, p in model.named_parameters() if n not in matrices]
+    muon = torch.optim.Muon(matrices.values(), lr=PEAKS[0], momentum=0.95, weight_decay=0.01)
+    return model, [muon, torch.optim.AdamW(rest, lr=PEAKS[1], betas=(0.9, 0.95), weight_decay=0.0)]
+
+
+def batch_loss(model: Qwen2ForCausalLM, batch: list[Encoded], pad: int) -> tuple[torch.Tensor, int]:
+    """Mean cross-entropy of the learnt tokens, and how many tokens the batch has with its padding."""
+    width = max(len(row) for row, _ in batch)
+    ids = torch.tensor([row + [pad] * (width - len(row)) for row, _ in batch])
+    learnt = torch.tensor([mask + [False] * (width - len(mask)) for _, mask in batch])[:, 1:]
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model.lm_head(model.model(ids[:, :-1]).last_hidden_state[learnt])  # padding is right: no mask needed
+    return torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][learnt]), ids.numel()
+
+
+def pretrain(
+    directory: Path, steps_total: int = STEPS, tokens: int = 8_000, seed: int = 0, threads: int = 1,
+    hidden: int = 128, layers: int = 4, log_every: int = 25, save_every: int = 250, stop: int | None = None,
+) -> None:  # fmt: skip
+    """Pre-train from nothing, or go on from `directory/state.pt`, and save model and tokenizer in `directory`.
+
+    The rate falls to zero over the last `DECAY` of the steps. Writes `pretraining.jsonl`, a line for every `log_every`
+    steps. `stop`: end after this step as if interrupted, with the schedule unchanged.
+    """
+    torch.set_num_threads(threads)
+    set_seed(seed)
+    tokenizer = build_tokenizer()
+    model, optimizers = new_model(tokenizer, hidden, layers)
+    step, seen = resume(directory, model, optimizers)
     bar = tqdm(total=steps_total, initial=step, desc="pre-training", unit="step")
-    log = open(directory / "pretraining.jsonl", "a")
     began, running = time.time(), None
-    for batch in itertools.islice(batches(tokenizer, problems, tokens, seed), step, stop or steps_total):  # a resumed run skips what it saw
+    stream = itertools.islice(batches(tokenizer, all_problems(), tokens, seed), step, stop or steps_total)
+    for batch in stream:  # a resumed run skips those that it has seen
         scale = min(1.0, (step + 1) / 50) * min(1.0, (1 - step / steps_total) / DECAY)
-        for optimizer, peak in zip(optimizers, peaks, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = peak * scale
-        width = max(len(ids) for ids, _ in batch)
-        ids = torch.full((len(batch), width), tokenizer.pad_token_id)
-        learnt = torch.zeros((len(batch), width), dtype=torch.bool)
-        for k, (row, mask) in enumerate(batch):
-            ids[k, : len(row)] = torch.tensor(row)
-            learnt[k, : len(row)] = torch.tensor(mask)
-        where = learnt[:, 1:]
-        with torch.autocast("cpu", torch.bfloat16):
-            hidden_states = model.model(ids[:, :-1]).last_hidden_state[where]  # right padding needs no mask
-            logits = model.lm_head(hidden_states)
-        loss = torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][where])
+        loss, size = batch_loss(model, batch, tokenizer.pad_token_id)
         loss.backward()
-        for optimizer in optimizers:
+        for optimizer, peak in zip(optimizers, PEAKS, strict=True):
+            optimizer.param_groups[0]["lr"] = peak * scale
             optimizer.step()
             optimizer.zero_grad()
-        step += 1
-        seen += int(ids.numel())
+        step, seen = step + 1, seen + size
         running = loss.item() if running is None else 0.95 * running + 0.05 * loss.item()
         bar.update()
         if step % log_every == 0:
             bar.set_postfix(loss=f"{running:.3f}", tokens=f"{seen / 1e6:.1f}M")
-            line = {"step": step, "loss": running, "tokens": seen, "lr": peaks[0] * scale, "seconds": time.time() - began}
-            log.write(json.dumps(line) + "\n")
-            log.flush()
+            line = {"step": step, "loss": running, "tokens": seen, "lr": PEAKS[0] * scale}
+            files.append_jsonl(directory / "pretraining.jsonl", [line | {"seconds": time.time() - began}])
         if step % save_every == 0:
             state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
-            torch.save(state | {"step": step, "seen": seen}, str(state_file) + ".new")
-            Path(str(state_file) + ".new").replace(state_file)
+            torch.save(state | {"step": step, "seen": seen}, directory / "state.pt.new")
+            (directory / "state.pt.new").replace(directory / "state.pt")
             save(model, tokenizer, directory)
     bar.close()
-    log.close()
     save(model, tokenizer, directory)
-    return directory
 
 
-def save(model, tokenizer, directory: Path) -> None:
+def resume(directory: Path, model: Qwen2ForCausalLM, optimizers: list[torch.optim.Optimizer]) -> tuple[int, int]:
+    """Load `directory/state.pt` if there is one; returns the steps done and the tokens seen."""
+    state, log = {"step": 0, "seen": 0}, directory / "pretraining.jsonl"
+    if (directory / "state.pt").exists():
+        state = torch.load(directory / "state.pt", weights_only=True)
+        model.load_state_dict(state["model"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+    # the lines after the last save are written again
+    files.write_jsonl(log, [line for line in files.read_log(log) if line["step"] <= state["step"]])
+    return state["step"], state["seen"]
+
+
+def save(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, directory: Path) -> None:
     """Save model (bf16) and tokenizer."""
     copy.deepcopy(model).to(torch.bfloat16).save_pretrained(directory)
     tokenizer.save_pretrained(directory)

@@ -1,29 +1,19 @@
 """From result files to tables, figures and reports: no model, no GPU, no torch."""
 
-from __future__ import annotations
+from pathlib import Path
 
-from typing import TYPE_CHECKING
+import pandas as pd
 
-from rrr_utils import runs
 from rrr_utils.errors import ResultsError
 from rrr_utils.settings import ROOT
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 def load(profile: str = "tiny", results_dir: str = "results/runs") -> pd.DataFrame:
-    """All cells of a profile as a data frame, for people who plot: from its runs, else as published in results/<profile>/."""
-    import pandas as pd
-
-    folder = ROOT / results_dir / profile
-    files = [path / "cells.csv" for path, _ in runs.evaluations(profile, results_dir)]
-    if not files or not all(path.is_file() for path in files):
-        files = [path for path in (folder / "tables" / "cells.csv", ROOT / "results" / profile / "cells.csv") if path.is_file()][:1]
-    if not files:
-        raise ResultsError(
-            f"no cells of profile '{profile}' in {folder} or {ROOT / 'results' / profile}: run make reproduce PROFILE={profile}"
-        )
-    types = {"control": "string", "seed": "Int64", "identity_hash": "string"}
-    frame = pd.concat([pd.read_csv(path, dtype=types) for path in files], ignore_index=True)
+    """A profile's cells, a row each: of its last tables, else as published in results/<profile>/. Or ResultsError."""
+    name = Path(profile).stem
+    places = ROOT / Path(results_dir).expanduser() / "tables" / name, ROOT / "results" / name
+    path = next((place / "cells.csv" for place in places if (place / "cells.csv").is_file()), None)
+    if path is None:
+        raise ResultsError(f"no cells.csv in {places[0]} or {places[1]}: run make reproduce PROFILE={name}")
+    frame = pd.read_csv(path, dtype={"control": "string", "seed": "Int64", "identity_hash": "string"})
     return frame.assign(control=frame["control"].fillna(""))

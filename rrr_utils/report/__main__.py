@@ -1,24 +1,46 @@
-"""python -m rrr_utils.report --rescore DIR: verdicts and cells again from kept generations."""
-
-from __future__ import annotations
+"""Results without a model: verdicts again, the list of runs, publishing, the record of trials."""
 
 import argparse
 import sys
-from pathlib import Path
 
-from rrr_utils.report import cells
+from rrr_utils.errors import PLAIN, SettingsError
+from rrr_utils.report import cells, listing, publish, trials
+from rrr_utils.settings import load
 
 
-def main() -> int:
-    """The command line: rescore a run's kept texts."""
-    parser = argparse.ArgumentParser(prog="python -m rrr_utils.report", description=__doc__)
-    parser.add_argument("--rescore", metavar="DIR", type=Path, required=True, help="an evaluate folder (or a published one)")
-    parser.add_argument("--task", metavar="FILE", help="the .py file of a task of your own, whose place no result records")
-    given = parser.parse_args()
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        raise SettingsError(f"{message}; python -m rrr_utils.report --help says more")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line. Returns 0, or 2 with one line on stderr where something was refused."""
+    parser = _Parser(prog="python -m rrr_utils.report", description=__doc__)
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--rescore", metavar="DIR", help="verdicts and cells of an evaluation again")
+    action.add_argument("--runs", action="store_true", help="list every run, with what differs from the profile")
+    action.add_argument("--publish", action="store_true", help="copy the tables and their runs to results/<profile>/")
+    action.add_argument("--trials", action="store_true", help="the record of data/trials.yaml in results/<profile>/")
+    parser.add_argument("--task", metavar="FILE", help="with --rescore: where your own task's .py file lies now")
+    parser.add_argument("--delete", metavar="NAME", nargs="+", default=[], help="runs to remove")
+    parser.add_argument("--force", action="store_true", help="with --publish: even if rows get lost")
+    parser.add_argument("--profile", default="tiny", help="a name in data/profiles, or the path of a YAML file")
+    parser.add_argument("--results-dir", default="results/runs", help="where the runs are")
     try:
-        print(cells.rescore(given.rescore, task=given.task).to_string(index=False))
-    except ValueError as error:
-        print(f"rescore: {error}", file=sys.stderr)
+        given = parser.parse_args(arguments)
+        settings = load(given.profile, {"results_dir": given.results_dir})
+        if given.rescore:
+            print(cells.rescore(given.rescore, task=given.task).to_string(index=False))
+        elif given.publish:
+            print(f"published to {publish.publish(settings, force=given.force)}")
+        elif given.trials:
+            print(trials.record(settings).to_string(index=False))
+        elif given.runs or given.delete:
+            print("\n".join([*listing.delete(settings, given.delete), listing.overview(settings)]))
+        else:
+            parser.error("say what to do: --rescore DIR, --runs, --publish or --trials")
+    except (*PLAIN, OSError) as error:
+        print(f"report: {error}", file=sys.stderr)
         return 2
     return 0
 

@@ -1,14 +1,10 @@
-"""Figures from data frames. Each is saved as PNG and SVG with its rows as CSV beside them, and says in its title what is seen.
+"""Figures from data frames. Each is saved as PNG and SVG with its rows as CSV, and its title says what is seen.
 
-Colours are Okabe and Ito's, which colour-blind readers can tell apart. No pyplot: figures are drawn without a window
-and leave no state behind. Covered: cells with intervals, training, lengths, rescue rate by length. No torch.
+Colours are Okabe and Ito's, which colour-blind readers can tell apart. Without pyplot no window or state is needed.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -20,35 +16,25 @@ from matplotlib.figure import Figure
 from rrr_utils import files
 from rrr_utils.report import statistics
 from rrr_utils.report.kinds import over_steps
+from rrr_utils.report.tables import Row
+from rrr_utils.report.text import POLICIES, TRIES
 
-if TYPE_CHECKING:
-    from rrr_utils.report.tables import Run
-
-GREY, ORANGE, SKY, GREEN, YELLOW, BLUE, RED, PINK = (
-    "#9a9a9a", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
-)  # fmt: skip
-POLICIES = {
-    "vanilla": ("untrained", GREY),
-    "trained": ("trained (adapter everywhere)", BLUE),
-    "reflector": ("reflector (adapter for reflections)", RED),
-}
-TRIES = {
-    ("first", ""): ("first try", GREY),
-    ("second", "blind"): ("second try, blind", SKY),
-    ("second", "blind_budget"): ("second try, blind retries for the same tokens", BLUE),
-    ("second", "own"): ("second try, own reflection", RED),
-}
-KIND_COLOURS = ("#c8c8c8", YELLOW, PINK, SKY, BLUE, GREEN, ORANGE, RED)
+GREY, LIGHT, ORANGE, SKY, GREEN = "#9a9a9a", "#c8c8c8", "#E69F00", "#56B4E9", "#009E73"
+YELLOW, BLUE, RED, PINK = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
+COLOURS = {"vanilla": GREY, "trained": BLUE, "reflector": RED}
+TRY_COLOURS = {"": GREY, "blind": SKY, "blind_budget": BLUE, "own": RED}
+KIND_COLOURS = (LIGHT, YELLOW, PINK, SKY, BLUE, GREEN, ORANGE, RED)
+SEED_COLOURS = (BLUE, RED, GREEN, ORANGE, PINK, SKY, "black")
 STYLE = {
-    "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.grid.axis": "y", "axes.axisbelow": True,
-    "grid.color": "#e4e4e4", "axes.titlesize": 11.5, "axes.titleweight": "bold", "axes.titlelocation": "left", "legend.frameon": False,
-    "svg.hashsalt": "rrr", "svg.fonttype": "none", "figure.constrained_layout.use": True,
-}  # fmt: skip
+    **{"font.size": 10, "axes.titlesize": 11.5, "axes.titleweight": "bold", "axes.titlelocation": "left"},
+    **{"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.grid.axis": "y"},
+    **{"axes.axisbelow": True, "grid.color": "#e4e4e4", "legend.frameon": False},
+    **{"svg.hashsalt": "rrr", "svg.fonttype": "none", "figure.constrained_layout.use": True},
+}
 
 
 def save(figure: Figure, rows: pd.DataFrame, path: Path) -> Path:
-    """Write `path`.png, .svg and .csv, the same bytes for the same rows; returns the PNG's path."""
-    path = Path(path)
+    """Write `path`.png, .svg and .csv, the same bytes for the same rows; returns the PNG's path. Or ResultsError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         rows.to_csv(path.with_suffix(".csv"), index=False)
@@ -62,185 +48,161 @@ def save(figure: Figure, rows: pd.DataFrame, path: Path) -> Path:
 
 
 def cells(averaged: pd.DataFrame, single: pd.DataFrame, path: Path, decoding: str = "greedy") -> Path:
-    """Accuracy of each policy's tries as bars with 95% intervals; dots are single training seeds.
-
-    `averaged`: `cells.over_seeds`; `single`: the rows of cells.csv. Both of one task and model.
-    """
+    """Accuracy of each policy's tries (`cells.over_seeds`) with 95% intervals; dots are `single` seeds (cells.csv)."""
     here, dots = averaged[averaged["decoding"] == decoding], single[single["decoding"] == decoding]
-    policies = [p for p in POLICIES if p in set(here["policy"])]
-    tries = [t for t in TRIES if ((here["attempt"] == t[0]) & (here["control"] == t[1])).any()]
+    policies = [name for name in POLICIES if name in set(here["policy"])]
+    tries = [name for name in TRY_COLOURS if name in set(here["control"])]
     width, top = 0.84 / len(tries), 100 * max(here["ci_high"].max(), dots["accuracy"].max())
-    own = {r.policy: 100 * r.accuracy for r in here.itertuples() if (r.attempt, r.control) == ("second", "own")}
     with rc_context(STYLE):
         figure = Figure(figsize=(8.2, 4.4))
         axes = figure.subplots()
-        for k, (attempt, control) in enumerate(tries):
-            label, colour = TRIES[attempt, control]
-            for x, policy in enumerate(policies):
-                at = x + (k - (len(tries) - 1) / 2) * width
-                for r in here[(here["policy"] == policy) & (here["attempt"] == attempt) & (here["control"] == control)].itertuples():
-                    mean, low, high = (100 * v for v in (r.accuracy, r.ci_low, r.ci_high))
-                    axes.bar(at, mean, width * 0.94, color=colour, label=label if x == 0 else None)
-                    axes.errorbar(at, mean, [[max(0, mean - low)], [max(0, high - mean)]], color="black", capsize=2.5, lw=1)
-                    axes.text(at, high + top * 0.012, f"{mean:.1f}", ha="center", va="bottom", fontsize=8.5)
-                seeds = dots[(dots["policy"] == policy) & (dots["attempt"] == attempt) & (dots["control"] == control)]["accuracy"]
-                if len(seeds) > 1:
-                    beside = at + width * np.linspace(-0.22, 0.22, len(seeds))
-                    axes.plot(beside, 100 * seeds, "o", ms=3.2, mfc="white", mec="black", mew=0.7)
-        axes.set_xticks(range(len(policies)), [POLICIES[p][0].replace(" (", "\n(") for p in policies])
-        axes.set_ylim(0, min(104, top * 1.12) if top else 1)
-        axes.set_ylabel("% of test problems right")
-        said = ", ".join(f"{own[p]:.0f}% {'untrained' if p == 'vanilla' else p}" for p in policies if p in own)
-        axes.set_title(f"Right after reflecting ({decoding}): {said}")
+        for r in here[here["control"].isin(tries)].itertuples():
+            at = policies.index(r.policy) + (tries.index(r.control) - (len(tries) - 1) / 2) * width
+            mean, low, high = (100 * share for share in (r.accuracy, r.ci_low, r.ci_high))
+            axes.bar(at, mean, width * 0.94, color=TRY_COLOURS[r.control])
+            ends = np.clip([[mean - low], [high - mean]], 0, None)
+            axes.errorbar(at, mean, ends, color="black", capsize=2.5, lw=1)
+            axes.text(at, high + top * 0.012, f"{mean:.1f}", ha="center", va="bottom", fontsize=8.5)
+            seeds = dots[(dots["policy"] == r.policy) & (dots["control"] == r.control)]["accuracy"]
+            if len(seeds) > 1:
+                where = at + width * np.linspace(-0.22, 0.22, len(seeds))
+                axes.plot(where, 100 * seeds, "o", ms=3.2, mfc="white", mec="black", mew=0.7)
+        axes.set_xticks(range(len(policies)), [POLICIES[name].replace(" (", "\n(") for name in policies])
+        axes.set(ylim=(0, min(104, top * 1.12) if top else 1), ylabel="% of test problems right")
+        own = here[here["control"] == "own"].set_index("policy")["accuracy"]
+        axes.set_title(f"Right after reflecting ({decoding}): {_said(100 * own, '{:.0f}% {}')}")
         axes.tick_params(axis="x", length=0)
-        handles, labels = axes.get_legend_handles_labels()
+        handles = [axes.plot([], [], "s", color=TRY_COLOURS[name], ms=8)[0] for name in tries]
+        labels = [TRIES["second" if name else "first", name] for name in tries]
         figure.legend(handles, labels, loc="outside lower center", ncols=2)
-    return save(figure, pd.concat([here.assign(seed="mean"), dots.assign(seed=dots["seed"].astype("string"))], ignore_index=True), path)
+    rows = [here.assign(seed="mean"), dots.assign(seed=dots["seed"].astype("string"))]
+    return save(figure, pd.concat(rows, ignore_index=True), path)
 
 
-def training(logs: dict[int, list[dict]], kinds: dict[int, pd.DataFrame], path: Path) -> Path:
-    """Reward of every training seed over its steps, and beside it what kinds of reflection were sampled, mean of the seeds.
+def _said(values: pd.Series, form: str) -> str:
+    """A value per policy, in the policies' order."""
+    return ", ".join(form.format(values[name], name) for name in POLICIES if name in values.index)
 
-    `logs`: lines of training.jsonl by seed; `kinds`: `kinds.over_steps` by seed.
-    """
-    reward = pd.DataFrame([{"seed": seed, "step": r["step"], "reward": r["reward"]} for seed, lines in logs.items() for r in lines])
-    shares = pd.concat([frame.assign(seed=seed) for seed, frame in kinds.items()], ignore_index=True)
-    names = [column for column in shares.columns if column not in ("seed", "step", "n", "reward")]
-    rows = reward.merge(shares.drop(columns="reward"), on=["seed", "step"], how="outer").sort_values(["seed", "step"])
+
+def training_curves(task: str, folders: dict[int, Path], path: Path) -> Path:
+    """Reward and kinds of reflection (mean over seeds) over the steps of training. `folders`: train folder by seed."""
+    logs = {seed: pd.DataFrame(files.read_log(folder / "training.jsonl")) for seed, folder in folders.items()}
+    reward = pd.concat([log.reindex(columns=["step", "reward"]).assign(seed=seed) for seed, log in logs.items()])
+    sampled = {seed: over_steps(task, files.read_log(folder / "reflections.jsonl")) for seed, folder in folders.items()}
+    shares = pd.concat([frame.assign(seed=seed) for seed, frame in sampled.items()], ignore_index=True)
+    names = [name for name in shares.columns if name not in ("seed", "step", "n", "reward")] if len(shares) else []
+    rows = reward[["seed", "step", "reward"]].merge(shares.drop(columns="reward"), on=["seed", "step"], how="outer")
     with rc_context(STYLE):
         figure = Figure(figsize=(9.6, 4.0) if names else (6.2, 4.0))
-        left, *right = figure.subplots(1, 2 if names else 1, squeeze=False, width_ratios=[1, 1.15] if names else None)[0]
-        for (seed, lines), colour in zip(reward.groupby("seed"), [BLUE, RED, GREEN, ORANGE, PINK, SKY, "black"] * 9, strict=False):
-            left.plot(lines["step"], lines["reward"], color=colour, lw=0.7, alpha=0.35)
+        panels = figure.subplots(1, 2 if names else 1, squeeze=False, width_ratios=[1, 1.15] if names else None)[0]
+        for k, (seed, lines) in enumerate(reward.groupby("seed")):
+            colour = SEED_COLOURS[k % len(SEED_COLOURS)]
+            panels[0].plot(lines["step"], lines["reward"], color=colour, lw=0.7, alpha=0.35)
             smooth = lines["reward"].rolling(7, center=True, min_periods=2).mean()
-            left.plot(lines["step"], smooth, color=colour, lw=2, label=f"seed {seed}")
-        left.set(xlabel="optimiser step", ylabel="reward: share of retries right", ylim=(0, None), xlim=(1, max(2, reward["step"].max())))
-        left.set_title(f"Reward {_ends(reward, 'reward', percent=False)}")
-        left.legend(loc="upper left")
-        for axes in right:
-            _stacked_kinds(axes, shares, names)
-    return save(figure, rows, path)
+            panels[0].plot(lines["step"], smooth, color=colour, lw=2, label=f"seed {seed}")
+        panels[0].set(ylim=(0, None), xlim=(1, max(2, reward["step"].max())))
+        panels[0].set(xlabel="optimiser step", ylabel="reward: share of retries right")
+        panels[0].set_title("Reward from {:.2f} to {:.2f}".format(*_ends(reward, "reward")))
+        panels[0].legend(loc="upper left")
+        if names:
+            _stacked_kinds(panels[1], shares, names)
+    return save(figure, rows.sort_values(["seed", "step"]), path)
 
 
 def _stacked_kinds(axes: Axes, shares: pd.DataFrame, names: list[str]) -> None:
     """What kinds of reflection were sampled at each step, the one that grew most in the title."""
-    window = max(1, round(shares["step"].max() / 25)) if len(shares) else 1
+    window = max(1, round(shares["step"].max() / 25))
     steps = shares.groupby((shares["step"] - 1) // window)[["step", *names]].mean()
-    axes.stackplot(steps["step"], *(100 * steps[k] for k in names), colors=KIND_COLOURS[: len(names)], lw=0.4, edgecolor="white")
-    if len(steps) > 1:
-        axes.set_xlim(steps["step"].min(), steps["step"].max())
+    parts = [100 * steps[name] for name in names]
+    drawn = axes.stackplot(steps["step"], *parts, colors=KIND_COLOURS[: len(names)], lw=0.4, edgecolor="white")
+    axes.margins(x=0)
     axes.set(xlabel="optimiser step", ylabel="% of sampled reflections", ylim=(0, 100))
-    grown = max(names, key=lambda k: steps[k].iloc[-1] - steps[k].iloc[0]) if len(steps) else names[-1]
-    axes.set_title(f"Reflections of kind {grown}: {_ends(shares, grown)}")
-    handles = [axes.plot([], [], "s", color=colour, ms=8)[0] for _, colour in zip(names, KIND_COLOURS, strict=False)]
+    grown = max(names, key=lambda name: steps[name].iloc[-1] - steps[name].iloc[0])
+    ends = (100 * share for share in _ends(shares, grown))
+    axes.set_title("Reflections of kind {}: from {:.0f}% to {:.0f}%".format(grown, *ends))
     labels = [name.replace("_", " ") for name in reversed(names)]
-    axes.legend(handles[::-1], labels, loc="center left", bbox_to_anchor=(1, 0.5), handletextpad=0.2)
+    axes.legend(drawn[::-1], labels, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
-def training_curves(task: str, folders: dict[int, Path], path: Path) -> Path:
-    """The training figure of train folders by seed, shown in the notebook as well."""
-    logs = {seed: files.read_jsonl(folder / "training.jsonl") for seed, folder in folders.items()}
-    kinds = {seed: over_steps(task, files.read_jsonl(folder / "reflections.jsonl")) for seed, folder in folders.items()}
-    return show(training(logs, kinds, path))
-
-
-def show(picture: Path, width: int = 820) -> Path:
-    """Display a saved figure in the notebook."""
-    from IPython.display import Image, display
-
-    display(Image(filename=str(picture), width=width))
-    return picture
-
-
-def _ends(frame: pd.DataFrame, column: str, percent: bool = True) -> str:
+def _ends(frame: pd.DataFrame, column: str) -> tuple[float, float]:
     """A column's mean over the first and the last tenth of the steps."""
-    if frame.empty:
-        return "(nothing logged)"
-    first, last, span = frame["step"].min(), frame["step"].max(), max(1, (frame["step"].max() - frame["step"].min()) // 10)
-    values = frame[frame["step"] < first + span][column].mean(), frame[frame["step"] > last - span][column].mean()
-    return "from {:.0f}% to {:.0f}%".format(*(100 * v for v in values)) if percent else "from {:.2f} to {:.2f}".format(*values)
+    first, last = frame["step"].min(), frame["step"].max()
+    tenth = max(1, (last - first) // 10)
+    begin, end = frame[frame["step"] < first + tenth], frame[frame["step"] > last - tenth]
+    return begin[column].mean(), end[column].mean()
 
 
 def lengths(content: pd.DataFrame, path: Path, decoding: str = "greedy") -> Path:
     """How long reflections are before and after training. `content`: `kinds.table` of one task and model."""
-    here = content[content["decoding"] == decoding]
-    policies = [p for p in POLICIES if p in set(here["policy"])]
-    high = int(here["tokens"].max()) if len(here) else 1
-    edges = np.arange(0, high + 2 * (step := max(1, -(-high // 40))), step)
-    rows, middle = [], {p: here[here["policy"] == p]["tokens"].median() for p in policies}
+    here, rows = content[content["decoding"] == decoding], []
+    step = max(1, -(-int(here["tokens"].max()) // 40))
+    edges = np.arange(0, int(here["tokens"].max()) + 2 * step, step)
+    middle = here.groupby("policy")["tokens"].median()
+    policies = [name for name in POLICIES if name in middle.index]
     with rc_context(STYLE):
-        figure = Figure(figsize=(8.2, 0.9 + 1.35 * max(1, len(policies))))
-        panels = figure.subplots(max(1, len(policies)), 1, sharex=True, squeeze=False)[:, 0]
-        for axes, policy in zip(panels, policies, strict=False):
-            values = here[here["policy"] == policy]["tokens"]
-            counts, _ = np.histogram(values, edges)
-            share = 100 * counts / counts.sum()
-            label, colour = POLICIES[policy]
-            axes.bar(edges[:-1], share, step * 0.92, align="edge", color=colour)
+        figure = Figure(figsize=(8.2, 0.9 + 1.35 * len(policies)))
+        panels = figure.subplots(len(policies), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, policy in zip(panels, policies, strict=True):
+            counts, _ = np.histogram(here[here["policy"] == policy]["tokens"], edges)
+            axes.bar(edges[:-1], 100 * counts / counts.sum(), step * 0.92, align="edge", color=COLOURS[policy])
             axes.axvline(middle[policy], color="black", lw=1.2, ls="--")
-            text = f"{label}: median {middle[policy]:.0f}, {len(values):,} reflections"
-            axes.text(0.99, 0.93, text, ha="right", va="top", transform=axes.transAxes, bbox={"fc": "white", "ec": "none", "pad": 2})
+            text = f"{POLICIES[policy]}: median {middle[policy]:.0f}, {counts.sum():,} reflections"
+            box = {"fc": "white", "ec": "none", "pad": 2}
+            axes.text(0.99, 0.93, text, ha="right", va="top", transform=axes.transAxes, bbox=box)
             axes.set_ylabel("%")
-            rows += [(policy, *row) for row in zip(edges, edges[1:], counts, strict=False)]
+            rows += [(policy, *row) for row in zip(edges[:-1], edges[1:], counts, strict=True)]
         panels[-1].set(xlabel="tokens in the reflection", xlim=(0, edges[-1]))
-        said = ", ".join(f"{middle[p]:.0f} {'untrained' if p == 'vanilla' else p}" for p in policies)
-        panels[0].set_title(f"Median length of a reflection in tokens ({decoding}): {said}")
+        panels[0].set_title(f"Median length of a reflection in tokens ({decoding}): {_said(middle, '{:.0f} {}')}")
     return save(figure, pd.DataFrame(rows, columns=["policy", "tokens_from", "tokens_below", "n"]), path)
 
 
-def rescue_by_length(content: pd.DataFrame, path: Path, decoding: str = "greedy", bins: int = 6, fewest: int = 10) -> Path:
-    """Share of failures put right after reflections of like length, untrained and trained, with 95% intervals.
+def recovery_by_length(content: pd.DataFrame, path: Path, decoding: str = "greedy", fewest: int = 10) -> Path:
+    """Recovery rate (share of failures that the retry recovers) after reflections of like length, with 95% intervals.
 
-    Bins hold like numbers of all policies' reflections together; a point of fewer than `fewest` is in the CSV but not drawn.
+    Bins hold like numbers of all policies' reflections together; a point of fewer than `fewest` is only in the CSV.
     """
-    here = content[content["decoding"] == decoding]
-    edges = np.unique(np.round(np.quantile(here["tokens"], np.linspace(0, 1, bins + 1)))) if len(here) else np.array([0, 1])
-    if len(edges) == 1:
-        edges = np.array([edges[0], edges[0] + 1])
-    rows = []
-    for policy in POLICIES:
-        of = here[here["policy"] == policy]
-        where = np.clip(np.searchsorted(edges, of["tokens"], side="right") - 1, 0, len(edges) - 2)
-        for k in sorted(set(where)):
-            group = of[where == k]
-            low, high = statistics.cluster_bootstrap(group["rescued"], group["cluster"])
-            rows.append((policy, edges[k], edges[k + 1], len(group), group["tokens"].mean(), group["rescued"].mean(), low, high))
-    columns = ["policy", "tokens_from", "tokens_to", "n", "mean_tokens", "rescued", "ci_low", "ci_high"]
+    here, rows = content[content["decoding"] == decoding], []
+    edges = np.unique(np.round(np.quantile(here["tokens"], np.linspace(0, 1, 7))))
+    edges = edges if len(edges) > 1 else np.array([edges[0], edges[0] + 1])
+    bins = np.clip(np.searchsorted(edges, here["tokens"], side="right") - 1, 0, len(edges) - 2)
+    for (policy, k), group in here.groupby(["policy", bins]):
+        ends = statistics.cluster_bootstrap(group["recovered"], group["cluster"])
+        means = group["tokens"].mean(), group["recovered"].mean()
+        rows.append((policy, edges[k], edges[k + 1], len(group), *means, *ends))
+    columns = ["policy", "tokens_from", "tokens_to", "n", "mean_tokens", "recovered", "ci_low", "ci_high"]
     frame = pd.DataFrame(rows, columns=columns)
     with rc_context(STYLE):
         figure = Figure(figsize=(8.2, 4.2))
         axes = figure.subplots()
-        for k, (policy, (label, colour)) in enumerate(POLICIES.items()):
+        for k, policy in enumerate(POLICIES):
             drawn = frame[(frame["policy"] == policy) & (frame["n"] >= fewest)]
-            mean, low, high = (100 * drawn[c].to_numpy() for c in ("rescued", "ci_low", "ci_high"))
-            if len(drawn):
-                at = np.searchsorted(edges, drawn["tokens_from"]) + 0.13 * (k - 1)
-                errors = np.clip([mean - low, high - mean], 0, None)
-                axes.errorbar(at, mean, errors, color=colour, marker="osD"[k], ms=6, lw=1.4, capsize=3, label=label)
-        ends = [*(edges[1:-1] - 1), edges[-1]]  # the last bin holds its upper edge, the others do not
-        names = [f"{a:.0f}" if a == b else f"{a:.0f} to {b:.0f}" for a, b in zip(edges, ends, strict=False)]
+            mean, low, high = (100 * drawn[name].to_numpy() for name in ("recovered", "ci_low", "ci_high"))
+            at = np.searchsorted(edges, drawn["tokens_from"]) + 0.13 * (k - 1)
+            style = {"color": COLOURS[policy], "marker": "osD"[k], "label": POLICIES[policy] if len(drawn) else None}
+            axes.errorbar(at, mean, np.clip([mean - low, high - mean], 0, None), ms=6, lw=1.4, capsize=3, **style)
+        last = [*(edges[1:-1] - 1), edges[-1]]  # the last bin holds its upper edge, the others do not
+        names = [f"{a:.0f}" if a == b else f"{a:.0f} to {b:.0f}" for a, b in zip(edges[:-1], last, strict=True)]
         axes.set_xticks(range(len(names)), names)
-        axes.set(xlabel="tokens in the reflection", ylabel="% of failures rescued by the retry", ylim=(0, None))
-        total = {p: 100 * here[here["policy"] == p]["rescued"].mean() for p in POLICIES if (here["policy"] == p).any()}
-        said = ", ".join(f"{v:.0f}% {'untrained' if p == 'vanilla' else p}" for p, v in total.items())
-        axes.set_title(f"Failures rescued, by length ({decoding}): {said}")
-        if axes.get_legend_handles_labels()[0]:
-            figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        axes.set(xlabel="tokens in the reflection", ylabel="% of failures recovered by the retry", ylim=(0, None))
+        total = 100 * here.groupby("policy")["recovered"].mean()
+        axes.set_title(f"Recovery rate by length ({decoding}): {_said(total, '{:.0f}% {}')}")
+        if (frame["n"] >= fewest).any():
+            figure.legend(loc="outside lower center", ncols=3)
     return save(figure, frame, path)
 
 
-def stem(run: Run) -> str:
-    """What the names of a run's figures end in: its task and model."""
-    return f"{Path(run.task).stem}-{run.model.rstrip('/').split('/')[-1]}"
+def stem(row: Row) -> str:
+    """What the names of a row's figures end in: its task and model."""
+    return f"{row.task}-{row.model.split('/')[-1]}"
 
 
-def all_of(run: Run, averaged: pd.DataFrame, content: pd.DataFrame, logs: dict, kinds: dict, folder: Path) -> Iterator[Path]:
-    """Every figure of a run that has the rows for it, named after task and model; see the functions above for the rest."""
-    for decoding in run.decodings:
-        name = "cells" if decoding == run.decoding else f"cells-{decoding}"
-        yield cells(averaged, run.cells, folder / f"{name}-{stem(run)}", decoding)
-    if logs and kinds:
-        yield training(logs, kinds, folder / f"training-{stem(run)}")
-    if len(content):
-        yield lengths(content, folder / f"lengths-{stem(run)}", run.decoding)
-        yield rescue_by_length(content, folder / f"rescue-by-length-{stem(run)}", run.decoding)
+def all_of(row: Row, content: pd.DataFrame, folder: Path) -> Iterator[Path]:
+    """Every figure of a row of the table that there is data for. `content`: its `kinds.table`."""
+    for decoding in row.settings.decodings:
+        name = "cells" if decoding == row.decoding else f"cells-{decoding}"
+        yield cells(row.averaged, row.cells, folder / f"{name}-{stem(row)}", decoding)
+    if row.trained:
+        yield training_curves(row.settings.task, row.trained, folder / f"training-{stem(row)}")
+    if (content["decoding"] == row.decoding).any():
+        yield lengths(content, folder / f"lengths-{stem(row)}", row.decoding)
+        yield recovery_by_length(content, folder / f"recovery-by-length-{stem(row)}", row.decoding)

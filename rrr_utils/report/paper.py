@@ -1,15 +1,9 @@
-"""The paper's cells (arXiv 2505.24726) beside ours, with a verdict for each.
+"""The paper's cells (arXiv 2505.24726) next to ours, with a verdict for each.
 
-The paper's text was not at hand when `data/paper.csv` was made: it holds only the cells that are known, each with how
-surely (V: the abstract or the first author's recorded talk; S: readers' summaries that quote the full text). Every
-other cell of the paper is "not available" and is never guessed. Whoever has the paper fills a cell by adding a line:
-
-    main,countdown,Qwen2.5-3B-Instruct,trained_second,=,<per cent>,V,<page of the paper>
-
-Covered: reading and checking that file, the comparison, the table. Not covered: our own cells (`cells.py`).
+`data/paper.csv` holds only the cells that are known, each with its certainty (V: the abstract or the first author's
+recorded talk; S: readers' summaries that quote the full text). Every other cell is "not available" and is never
+guessed. If you have the paper, add a line: main,countdown,Qwen2.5-3B-Instruct,trained_second,=,<per cent>,V,<page>
 """
-
-from __future__ import annotations
 
 import csv
 from pathlib import Path
@@ -17,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from rrr_utils.errors import DataError, nearest
+from rrr_utils.report.text import interval
 from rrr_utils.settings import DATA
 
 PATH = DATA / "paper.csv"
@@ -28,23 +23,25 @@ CELLS = {
     "trained_first": ("trained", "first", ""),
     "trained_second": ("trained", "second", "own"),
 }
+#: the paper's test sets: data on the hub and number of items. S, and inferred from S; which items they are is not known
+TEST_SETS = {
+    "function_calling": ("Salesforce/xlam-function-calling-60k", 12_000),
+    "countdown": ("Jiayi-Pan/Countdown-Tasks-3to4", 15_000),
+}
 #: rows of the paper's two main tables; those of the second list were not trained
 TRAINED = {
     "function_calling": ["Qwen2-1.5B-Instruct", "Qwen2-7B-Instruct", "Llama-3.1-8B-Instruct", "Phi-3.5-mini-instruct"],
-    "countdown": [
-        "Qwen2.5-1.5B-Instruct", "Qwen2.5-3B-Instruct", "Qwen2.5-7B-Instruct", "Llama-3.1-8B-Instruct", "Llama-3.2-3B-Instruct",
-        "Palmyra 1.7B",
-    ],
-}  # fmt: skip
+    "countdown": [f"Qwen2.5-{size}-Instruct" for size in ("1.5B", "3B", "7B")]
+    + ["Llama-3.1-8B-Instruct", "Llama-3.2-3B-Instruct", "Palmyra 1.7B"],
+}
 UNTRAINED = {
     "function_calling": ["Qwen2-72B-Instruct", "Llama-3.1-70B-Instruct", "Palmyra X4"],
     "countdown": ["Qwen2.5-32B-Instruct", "Qwen2.5-72B-Instruct", "Llama-3.1-70B-Instruct", "Palmyra X4"],
 }
-NOT_RUN, NOT_AVAILABLE = "not run", "not available"
 
 
 def load(path: Path = PATH) -> pd.DataFrame:
-    """The paper's cells, one a row, checked.
+    """The paper's cells, one a row, checked. Raises DataError, which names the line.
 
     >>> frame = load()
     >>> frame[(frame["model"] == "Qwen2-1.5B-Instruct") & (frame["cell"] == "trained_second")]["value"].item()
@@ -57,127 +54,103 @@ def load(path: Path = PATH) -> pd.DataFrame:
         raise DataError(f"{path} cannot be read as CSV: {error}") from None
     if not lines or lines[0] != COLUMNS:
         raise DataError(f"{path}, line 1: the columns must be {','.join(COLUMNS)}")
-    rows, seen = [], {}
+    rows = {}
     for number, fields in enumerate(lines[1:], start=2):
-        if not any(field.strip() for field in fields):
-            continue
-        row = _checked(fields, f"{path}, line {number}")
-        key = tuple(row[name] for name in ("table", "task", "model", "cell"))
-        if key in seen:
-            raise DataError(f"{path}, line {number}: {row['model']} {row['cell']} is already on line {seen[key]}; keep one of them")
-        seen[key] = number
-        rows.append(row)
-    return pd.DataFrame(rows, columns=COLUMNS)
+        if any(field.strip() for field in fields):
+            where = f"{path}, line {number}"
+            row = _checked([field.strip() for field in fields], where)
+            if (key := tuple(row[name] for name in COLUMNS[:4])) in rows:
+                raise DataError(f"{where}: {row['model']} {row['cell']} is there twice; keep one of them")
+            rows[key] = row
+    return pd.DataFrame(list(rows.values()), columns=COLUMNS)
 
 
 def _checked(fields: list[str], where: str) -> dict:
     if len(fields) != len(COLUMNS):
-        raise DataError(f"{where}: {len(fields)} fields, not {len(COLUMNS)} ({', '.join(COLUMNS)}); put a field with a comma in quotes")
-    row = dict(zip(COLUMNS, (field.strip() for field in fields), strict=True))
-    for name, known in (("task", TRAINED), ("cell", CELLS)):
-        if row[name] not in known:
-            raise DataError(f"{where}: unknown {name} '{row[name]}'{nearest(row[name], list(known))}")
-    if row["relation"] not in ("=", ">", "<"):
-        raise DataError(f"{where}: relation '{row['relation']}' must be =, > or <")
-    if row["certainty"] not in ("V", "S"):
-        raise DataError(f"{where}: certainty '{row['certainty']}' must be V (from the paper or its author) or S (quoted by others)")
-    for name in ("table", "model", "source"):
-        if not row[name]:
+        names = ", ".join(COLUMNS)
+        raise DataError(f"{where}: {len(fields)} fields, not {len(COLUMNS)} ({names}); quote a field with a comma")
+    row = dict(zip(COLUMNS, fields, strict=True))
+    allowed = {"task": list(TRAINED), "cell": list(CELLS), "relation": ["=", ">", "<"], "certainty": ["V", "S"]}
+    for name, value in row.items():
+        if not value:
             raise DataError(f"{where}: {name} is empty")
+        if value not in allowed.get(name, [value]):
+            raise DataError(f"{where}: unknown {name} '{value}'{nearest(value, allowed[name])}")
     try:
         value = float(row["value"])
     except ValueError:
-        raise DataError(f"{where}: value '{row['value']}' is no number; write per cent, such as 45.0") from None
+        raise DataError(f"{where}: value '{row['value']}' is not a number; write per cent, for example 45.0") from None
     if not 0 <= value <= 100:
         raise DataError(f"{where}: value {row['value']} must be per cent, from 0 to 100")
     return row | {"value": value}
 
 
-def bare(model: str) -> str:
-    """A model's name as the paper writes it.
+def compare(averaged: pd.DataFrame, paper: pd.DataFrame | None = None, decoding: str = "greedy") -> pd.DataFrame:
+    """Every cell of the paper's two tables and of our runs: the paper's value, ours in % and its interval, the verdict.
 
-    >>> bare("Qwen/Qwen2.5-1.5B-Instruct")
-    'Qwen2.5-1.5B-Instruct'
-    """
-    return model.rstrip("/").split("/")[-1]
-
-
-def compare(ours: pd.DataFrame, paper: pd.DataFrame | None = None, decoding: str = "greedy") -> pd.DataFrame:
-    """Every cell of the paper's two tables and of our runs: the paper's value, ours in % with its interval, the verdict.
-
-    `ours` are cells with the columns of cells.csv (or averaged over seeds, `cells.over_seeds`); training seeds are
-    averaged. The verdict says how ours stands to the paper's: `within` (the paper's value lies in our 95% interval, or
-    our interval reaches into "over 50"), `above`, `below`; `not run` where ours is missing, `not available` where the
-    paper's is unknown. The paper does not say how it decoded its evaluations; ours are greedy unless asked otherwise.
+    `averaged`: `cells.over_seeds` with a column `data`, the fingerprint of the test data ("hub:owner/name@commit").
+    The verdict says where ours is: `within +-0.8` (the paper's value lies in our 95% interval, or our interval reaches
+    into "over 50"; with half its width in points), `above`, `below`; `not comparable` with the reason where data or
+    number of items are others; `not run`; `not available` where the paper's value is not known. How the paper decoded
+    its evaluations is not known; ours are greedy unless asked otherwise.
     """
     paper = load() if paper is None else paper
     known = {(r.task, r.model, r.cell): r for r in paper.itertuples()}
-    mine = ours[ours["decoding"] == decoding]
-    mine = mine.assign(model=mine["model"].map(bare), control=mine["control"].fillna(""))
-    keys = ["task", "model", "policy", "attempt", "control"]
-    mean = {key: group[["accuracy", "ci_low", "ci_high"]].mean() * 100 for key, group in mine.groupby(keys)}
+    ours = averaged[averaged["decoding"] == decoding]
+    mine = {(r.task, r.model.split("/")[-1], r.policy, r.attempt, r.control): r for r in ours.itertuples()}
     names = [(task, model) for task in TRAINED for model in [*TRAINED[task], *UNTRAINED[task]]]
-    names += [(r.task, r.model) for r in paper.itertuples()] + list(mine[["task", "model"]].itertuples(index=False, name=None))
+    names += [key[:2] for key in (*known, *mine)]
     rows = []
     for task, model in dict.fromkeys(names):
         for cell, place in CELLS.items():
             if cell.startswith("trained") and model in UNTRAINED.get(task, []):
                 continue
-            theirs, got = known.get((task, model, cell)), mean.get((task, model, *place))
-            rows.append({
-                "task": task, "model": model, "cell": cell, "relation": theirs.relation if theirs else "",
-                "paper": theirs.value if theirs else None, "certainty": theirs.certainty if theirs else "",
-                "ours": None if got is None else got["accuracy"], "ci_low": None if got is None else got["ci_low"],
-                "ci_high": None if got is None else got["ci_high"], "verdict": verdict(theirs, got),
-            })  # fmt: skip
-    return pd.DataFrame(rows).astype({"paper": float, "ours": float, "ci_low": float, "ci_high": float})
+            theirs, got = known.get((task, model, cell)), mine.get((task, model, *place))
+            said = (theirs.relation, theirs.value, theirs.certainty) if theirs else ("", None, "")
+            share = [100 * end for end in (got.accuracy, got.ci_low, got.ci_high)] if got else [None] * 3
+            rows.append((task, model, cell, *said, *share, verdict(theirs, got)))
+    columns = ["task", "model", "cell", "relation", "paper", "certainty", "ours", "ci_low", "ci_high", "verdict"]
+    return pd.DataFrame(rows, columns=columns).astype(
+        {"paper": float, "ours": float, "ci_low": float, "ci_high": float}
+    )
 
 
 def verdict(theirs, got) -> str:
-    """How one of our cells stands to the paper's (see `compare`)."""
-    if theirs is None:
-        return NOT_AVAILABLE
-    if got is None:
-        return NOT_RUN
-    if got["ci_high"] < theirs.value or (theirs.relation == ">" and got["ci_high"] == theirs.value):
-        return "within" if theirs.relation == "<" else "below"
-    if got["ci_low"] > theirs.value or (theirs.relation == "<" and got["ci_low"] == theirs.value):
-        return "within" if theirs.relation == ">" else "above"
-    return "within"
+    """Where one of our cells is, seen from the paper's (see `compare`)."""
+    if theirs is None or got is None:
+        return "not available" if theirs is None else "not run"
+    source, items = TEST_SETS[theirs.task]
+    if got.data.split("@")[0] != f"hub:{source}":
+        return "not comparable: other data"
+    if got.n != items:
+        return f"not comparable: {got.n} items, not {items}"
+    low, high, value = 100 * got.ci_low, 100 * got.ci_high, theirs.value
+    within = f"within +-{(high - low) / 2:.1f}"
+    if high < value or (theirs.relation == ">" and high == value):
+        return within if theirs.relation == "<" else "below"
+    if low > value or (theirs.relation == "<" and low == value):
+        return within if theirs.relation == ">" else "above"
+    return within
 
 
 def table(compared: pd.DataFrame) -> pd.DataFrame:
-    """The comparison as it is printed: a model a row, a cell a column, the paper's value first and ours after the bar.
+    """The comparison as it is printed, a model a row and a cell a column: the paper's value / ours.
 
     A model that is not in the paper has a dash for the paper's value.
     """
-    text = compared.apply(_entry, axis=1)
-    wide = compared.assign(text=text).pivot(index=["task", "model"], columns="cell", values="text")
+    wide = compared.assign(text=compared.apply(_entry, axis=1)).pivot(
+        index=["task", "model"], columns="cell", values="text"
+    )
     order = pd.MultiIndex.from_frame(compared[["task", "model"]].drop_duplicates())
     wide = wide.reindex(index=order, columns=list(CELLS)).fillna("-")
     return wide.rename(columns=lambda cell: cell.replace("_", ", ")).rename_axis(columns=None).reset_index()
 
 
 def _entry(row: pd.Series) -> str:
-    theirs = NOT_AVAILABLE if row["model"] in [*TRAINED.get(row["task"], []), *UNTRAINED.get(row["task"], [])] else "-"
-    if row["relation"]:
-        theirs = f"{'' if row['relation'] == '=' else row['relation']}{row['paper']:.1f} ({row['certainty']})"
+    in_paper = row["model"] in [*TRAINED.get(row["task"], []), *UNTRAINED.get(row["task"], [])]
+    value = f"{row['relation'].strip('=')}{row['paper']:.1f} ({row['certainty']})"
+    theirs = value if row["relation"] else "not available" if in_paper else "-"
     if pd.isna(row["ours"]):
-        return f"{theirs} | {NOT_RUN}" if row["relation"] else theirs
-    said = f", {row['verdict']}" if row["relation"] else ""
-    return f"{theirs} | {row['ours']:.1f} [{row['ci_low']:.1f}, {row['ci_high']:.1f}]{said}"
-
-
-def markdown(frame: pd.DataFrame) -> str:
-    """A data frame as a Markdown table whose columns stand straight in a terminal too.
-
-    >>> print(markdown(pd.DataFrame({"model": ["a|b"], "first": [1]})))
-    | model | first |
-    | ----- | ----- |
-    | a/b   | 1     |
-    """
-    lines = [list(frame.columns), *frame.itertuples(index=False)]
-    lines = [[("" if pd.isna(value) else str(value)).replace("|", "/") for value in line] for line in lines]
-    widths = [max(len(line[k]) for line in lines) for k in range(len(frame.columns))]
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join("| " + " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) + " |" for line in lines)
+        return f"{theirs} / not run" if row["relation"] else theirs
+    ours = interval(*(row[["ours", "ci_low", "ci_high"]] / 100))
+    return f"{theirs} / {ours}{', ' + row['verdict'] if row['relation'] else ''}"

@@ -1,93 +1,94 @@
-"""python -m rrr_utils.report.publish --profile tiny: what is committed of a profile's runs, and README's generated parts.
+"""What is committed of a profile's runs, and README's generated parts: `make publish`.
 
-Copies the tables, the figures and each run's `result.json`, `samples.jsonl.gz` and `training.jsonl` into
-results/<profile>/, where every folder is made anew; `trials/` (trials.py) and files of other names (RECIPE.md) stay. Then
-writes README's parts between `<!-- generated:NAME -->` and `<!-- /generated:NAME -->`: `table`, `kinds`, `examples`. The same
-runs give the same bytes.
+Copies the tables, the figures and each run's `result.json`, `samples.jsonl.gz` and logs into results/<profile>/, under
+names without hashes. `trials/` and files with other names (RECIPE.md) stay. Then writes README's parts between
+`<!-- generated:NAME -->` and `<!-- /generated:NAME -->`: `table`, `kinds`, `examples`.
 """
 
-from __future__ import annotations
-
-import argparse
 import gzip
 import hashlib
-import json
 import shutil
-import sys
 from pathlib import Path
 
+import pandas as pd
+
 from rrr_utils import files, runs, tasks
-from rrr_utils.errors import ResultsError, SettingsError
-from rrr_utils.report import cells, figures, kinds, paper, tables
-from rrr_utils.settings import ROOT, Settings, load
+from rrr_utils.errors import ResultsError
+from rrr_utils.report import cells, figures, kinds, tables
+from rrr_utils.report.text import markdown, safe
+from rrr_utils.settings import ROOT, Settings
 
 TABLES = ("cells.csv", "seeds.csv", "comparisons.csv", "paper.csv", "kinds.csv", "report.md", "result.json")
-EXAMPLES = 3
 
 
-def publish(settings: Settings, root: Path = ROOT) -> Path:
-    """Copy a profile's results into results/<profile>/ and fill in README; returns the folder."""
-    source, target = runs.runs_dir(settings), root / "results" / settings.profile
+def publish(settings: Settings, root: Path = ROOT, force: bool = False) -> Path:
+    """Copy what the last tables of a profile took into results/<profile>/ and fill in README; returns the folder.
+
+    Raises ResultsError where the tables are not of the present results or, unless `force`, lack published rows.
+    """
+    source, name = runs.stage_dir(settings, "tables"), runs.profile_name(settings)
+    made, target = files.read_json(source / "result.json") or {}, root / "results" / name
+    settings = settings.model_copy(update={"seeds": tuple(made.get("identity", {}).get("seeds", ()))})
     if not runs.done(settings, "tables"):
         raise ResultsError(
-            f"the tables in {source / 'tables'} are not there or not of the present results: make them with   "
+            f"the tables in {source} are not there or not of the present results: make them with   "
             f"python -m rrr_utils.launch tables --profile {settings.profile}"
         )
-    gathered = tables.gather(settings.profile, settings.results_dir)  # refuses what does not belong together
-    part = target / ".part"
+    if not force and (lost := _in_table(target / "cells.csv") - _in_table(source / "cells.csv")):
+        what = f"this table lacks rows of the published one in {target}: {', '.join(sorted(lost))}"
+        raise ResultsError(f"{what}. Make it with them (SEEDS=...), or publish with --force")
+    (rows, lacking), part = tables.gather(settings), target / ".part"
     shutil.rmtree(part, ignore_errors=True)
     try:
-        _copy(source, part, gathered)
-        dropped = [p for p in target.glob("*/*/*/*/result.json") if not (part / p.relative_to(target)).exists()]
-        for folder in [path for path in target.iterdir() if path.is_dir() and path != part and path.name != "trials"]:
+        _copy(source, part, rows)
+        for folder in [path for path in target.iterdir() if path.is_dir() and path.name not in (".part", "trials")]:
             shutil.rmtree(folder)
         for path in sorted(part.iterdir()):
             path.replace(target / path.name)
         part.rmdir()
     except OSError as error:
         raise files.no_space(target, error) from None
-    for path in dropped:
-        print(f"was published before and is not among these runs: {path.parent.relative_to(target)}")
-    readme = root / "README.md"
-    if readme.is_file():
-        files.write_text(readme, fill(readme.read_text(encoding="utf-8"), sections(gathered, f"results/{settings.profile}")))
+    if (readme := root / "README.md").is_file():
+        parts = sections(rows, lacking, f"results/{name}")
+        files.write_text(readme, fill(readme.read_text(encoding="utf-8"), parts))
     return target
 
 
-def _copy(source: Path, target: Path, runs: list[tables.Run]) -> None:
+def _in_table(path: Path) -> set[str]:
+    """Task, model, policy and seed of every row of a table; none where there is no table."""
+    if not path.is_file():
+        return set()
+    frame = pd.read_csv(path, dtype="string")[["task", "model", "policy", "seed"]].drop_duplicates().fillna("")
+    return {f"{r.task} {r.model} {r.policy}{' seed ' + r.seed if r.seed else ''}" for r in frame.itertuples()}
+
+
+def _copy(source: Path, target: Path, rows: list[tables.Row]) -> None:
     (target / "figures").mkdir(parents=True)
     for name in TABLES:
-        if (source / "tables" / name).is_file():
-            copy_placeless(source / "tables" / name, target / name)
-    for path in sorted((source / "tables" / "figures").glob("*.*")):
+        copy_placeless(source / name, target / name)
+    for path in sorted((source / "figures").glob("*.*")):
         shutil.copyfile(path, target / "figures" / path.name)
-    for folder in sorted({stage for run in runs for evaluated in run.folders for stage in _stages(evaluated)}):
-        to = target / folder.relative_to(source)
-        to.mkdir(parents=True)
-        for name in ("result.json", "training.jsonl", "dev.jsonl"):
-            if (folder / name).is_file():
-                copy_placeless(folder / name, to / name)
-        if (folder / "samples.jsonl").is_file():
-            (to / "samples.jsonl.gz").write_bytes(gzip.compress((folder / "samples.jsonl").read_bytes(), compresslevel=9, mtime=0))
-
-
-def _stages(evaluated: Path) -> list[Path]:
-    """The folder of an evaluation, of the training before it, and of the failures that this used."""
-    beside = [evaluated, evaluated.parent / "train", evaluated.parents[1] / "vanilla" / "failures"]
-    return [folder for folder in beside if (folder / "result.json").is_file()]
+    for one in [one for row in rows for one in row.evaluated]:
+        for stage in ("evaluate",) if one.seed is None else ("failures", "train", "evaluate"):
+            folder = runs.stage_dir(one, stage)
+            to = target / folder.parent.relative_to(runs.root(one)) / folder.name.rpartition("-")[0]
+            for name in ("result.json", "training.jsonl", "dev.jsonl"):
+                if (folder / name).is_file():
+                    to.mkdir(parents=True, exist_ok=True)
+                    copy_placeless(folder / name, to / name)
+            if stage == "evaluate":
+                packed = gzip.compress((folder / "samples.jsonl").read_bytes(), compresslevel=9, mtime=0)
+                (to / "samples.jsonl.gz").write_bytes(packed)
 
 
 def copy_placeless(source: Path, target: Path) -> None:
     """Copy a text file without the place of this repository."""
-    target.write_text(_placeless(source), encoding="utf-8", newline="\n")
-
-
-def _placeless(path: Path) -> str:
-    return path.read_text(encoding="utf-8").replace(f"{ROOT}/", "").replace(str(ROOT), ".")
+    text = source.read_text(encoding="utf-8").replace(f"{ROOT}/", "").replace(str(ROOT), ".")
+    target.write_text(text, encoding="utf-8", newline="\n")
 
 
 def fill(text: str, parts: dict[str, str], where: str = "README.md") -> str:
-    """A text with what stands between the markers of each part replaced; every marker must be there.
+    """A text with new content between the markers of each part. Raises ResultsError where a marker is missing.
 
     >>> fill("a <!-- generated:x --> old <!-- /generated:x --> b", {"x": "new"})
     'a <!-- generated:x -->\\nnew\\n<!-- /generated:x --> b'
@@ -101,95 +102,65 @@ def fill(text: str, parts: dict[str, str], where: str = "README.md") -> str:
     return text
 
 
-def sections(runs: list[tables.Run], folder: str) -> dict[str, str]:
-    """README's generated parts, by marker."""
-    return {
-        "table": "\n\n".join(_table(run, folder) for run in runs),
-        "kinds": "\n\n".join(_kinds(run, folder) for run in runs),
-        "examples": "\n\n".join(examples(run) for run in runs),
-    }
+def sections(rows: list[tables.Row], lacking: dict[str, str], folder: str) -> dict[str, str]:
+    """README's generated parts, by marker. `folder`: where the published figures are."""
+    parts = {"table": [f"Not in this table: {tables.absent(lacking)}."] if lacking else [], "kinds": [], "examples": []}
+    for row in rows:
+        parts["table"] += _table(row, folder)
+        content = kinds.table(row.settings.task, row.samples, row.settings.verdict)
+        frame = tables.kinds_table(content, row.decoding)
+        picture = f"![reward and kinds of reflection over steps]({folder}/figures/training-{figures.stem(row)}.png)"
+        parts["kinds"] += [picture, f"{row.name}, {row.decoding} reflections on the test failures:", markdown(frame)]
+        parts["examples"].append(examples(row))
+    return {name: "\n\n".join(part) for name, part in parts.items()}
 
 
-def _table(run: tables.Run, folder: str) -> str:
-    first, parts = run.cells.iloc[0], []
-    for decoding in run.decodings:
-        what = f"% right of {first['n']} test problems [95% interval over {first['clusters']} clusters]"
-        parts += [f"**{run.task}, {run.model}, {decoding} decoding**: {what}", paper.markdown(tables.main_table(run, decoding))]
-    compared = cells.comparisons(run.outcomes, run.task, run.model, run.verdict)
+def _table(row: tables.Row, folder: str) -> list[str]:
+    parts = []
+    for decoding in row.settings.decodings:
+        parts.append(f"**{row.name}, {decoding} decoding**: % right of {row.size} [95% interval over clusters]")
+        parts.append(markdown(tables.main_table(row, decoding)))
+    compared = cells.comparisons(row.outcomes, row.task, row.model)
     trained = compared["a"].str.match(r"(reflector|trained)/\d+/second/own") & compared["b"].str.startswith("vanilla")
-    main = compared[trained & (compared["decoding"] == run.decoding)]
-    parts += [
-        f"Against the untrained model, {run.decoding} (p: sign-flip permutation over clusters):",
-        paper.markdown(tables.comparison_table(main)),
+    return [
+        *(parts + [tables.noted(row.notes)] if row.notes else parts),
+        f"Against the base model, {row.decoding} (p: sign-flip permutation over clusters):",
+        markdown(tables.comparison_table(compared[trained & (compared["decoding"] == row.decoding)])),
+        f"{tables.signs(compared)} Every comparison: [{folder}/report.md]({folder}/report.md).",
+        f"![cells]({folder}/figures/cells-{figures.stem(row)}.png)",
     ]
-    parts.append(tables.signs(compared) + f" Every comparison: [{folder}/report.md]({folder}/report.md).")
-    parts.append(f"![cells]({folder}/figures/cells-{figures.stem(run)}.png)")
-    return "\n\n".join(parts)
 
 
-def _kinds(run: tables.Run, folder: str) -> str:
-    frame = tables.kinds_table(kinds.kinds_of(run.task), kinds.table(run.task, run.samples, run.verdict), run.decoding)
-    picture = f"![reward and kinds of reflection over steps]({folder}/figures/training-{figures.stem(run)}.png)"
-    return f"{picture}\n\n{run.task}, {run.model}, {run.decoding} reflections on the test failures:\n\n{paper.markdown(frame)}"
-
-
-def examples(run: tables.Run, count: int = EXAMPLES) -> str:
+def examples(row: tables.Row, count: int = 3) -> str:
     """Real examples, picked by a stated rule, with how many there are to pick from."""
-    lines_there = [s for s in run.samples if s["decoding"] == run.decoding]
-    before = {s["id"]: s for s in lines_there if s["policy"] == "vanilla"}
-    policy = "reflector" if any(s["policy"] == "reflector" for s in lines_there) else "trained"
-    seed = min((s["seed"] for s in lines_there if s["policy"] == policy), default=None)
-    after = {s["id"]: s for s in lines_there if s["policy"] == policy and s["seed"] == seed}
+    lines = [line for line in row.samples if line["decoding"] == row.decoding and line["second"]]
+    policy = "reflector" if "reflector" in row.settings.policies else "trained"
+    seed = min((one.seed for one in row.evaluated if one.seed is not None), default=None)
+    before = {line["id"]: line for line in lines if line["policy"] == "vanilla"}
+    after = {line["id"]: line for line in lines if line["policy"] == policy and line["seed"] == seed}
 
-    def rescued(s: dict) -> bool:
-        return bool(s["second"]) and cells.second_right(s["second"]["own"], run.verdict)
+    def recovered(line: dict) -> bool:
+        return cells.second_right(line["second"]["own"], row.settings.verdict)
 
-    both_failed = [i for i in before if before[i]["second"] and not rescued(before[i]) and i in after and after[i]["second"]]
-    picked = sorted((i for i in both_failed if rescued(after[i])), key=lambda i: hashlib.sha256(i.encode()).hexdigest())
-    lost = sum(rescued(before[i]) and bool(after[i]["second"]) and not rescued(after[i]) for i in before if i in after)
-    lines = [
-        f"{run.task}, {run.model}, {run.decoding}: of {len(both_failed)} test problems that the untrained model failed in both tries, "
-        f"`{policy}` (seed {seed}) got {len(picked)} right on the second; of those that the untrained model got right on the "
-        f"second try it lost {lost}. "
-        f"Shown are the first {min(count, len(picked))} of the {len(picked)} by the sha256 of their id."
+    both = [item for item in before if item in after]
+    failed = [item for item in both if not recovered(before[item])]
+    lost = sum(recovered(before[item]) and not recovered(after[item]) for item in both)
+    found = [item for item in failed if recovered(after[item])]
+    picked = sorted(found, key=lambda item: hashlib.sha256(item.encode()).hexdigest())[:count]
+    parts = [
+        f"{row.name}, {row.decoding}: of {len(failed)} test problems that the base model failed in both tries, "
+        f"`{policy}` (seed {seed}) got {len(found)} right on the second; of those that the base model got right on the "
+        f"second try it lost {lost}. Shown are the first {len(picked)} of the {len(found)} by the sha256 of their id."
     ]
-    for item in picked[:count]:
-        old, new = before[item], after[item]
+    for old, new in [(before[item], after[item]) for item in picked]:
         texts = {
-            "task": _question(run, new["row"]),
+            "task": tasks.prompt(tasks.get(row.settings.task), new["row"]),
             "failed attempt": new["attempt"],
             "reflection before training": old["second"]["own"]["reflection"],
             "retry after it (wrong)": old["second"]["own"]["retry"],
             "reflection after training": new["second"]["own"]["reflection"],
             "retry after it (right)": new["second"]["own"]["retry"],
         }
-        width = max(map(len, texts))
-        block = "\n".join(f"{name:{width}}  {' '.join(text.split())}" for name, text in texts.items()).replace("```", "'''")
-        lines.append(f"```text\n{block}\n```")
-    return "\n\n".join(lines)
-
-
-def _question(run: tables.Run, row: dict) -> str:
-    try:
-        return tasks.get(run.task).prompt(row)
-    except tasks.DataError:  # a task in a file of one's own: no result records where that lies
-        return json.dumps(row, ensure_ascii=False)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m rrr_utils.report.publish", description="Copy a profile's results to results/<profile>/.")
-    parser.add_argument("--profile", default="tiny")
-    parser.add_argument("--results-dir", default="results/runs", help="where the runs lie")
-    given = parser.parse_args(arguments)
-    try:
-        folder = publish(load(given.profile, {"results_dir": given.results_dir}))
-    except (SettingsError, ResultsError, ValueError) as error:
-        print(f"publish: {error}", file=sys.stderr)
-        return 1
-    print(f"published to {folder}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        block = "\n".join(f"{name:26}  {safe(text)}" for name, text in texts.items())
+        parts.append(f"```text\n{block}\n```")
+    return "\n\n".join(parts)

@@ -1,172 +1,157 @@
-"""Everything that notebook 04 prints: a profile's evaluations gathered, the main table, the comparisons, the report.
+"""Everything that notebook 04 prints: the evaluations that are asked for, the main table, the comparisons, the report.
 
-Reads result files only; needs no model, no GPU, no torch. Covered: which runs belong together, which are missing, how
-the tables read. Not covered: counting (`cells.py`), statistics (`stats.py`), the paper's numbers (`paper.py`).
+Reads result files only. Not covered: counting (`cells.py`), statistics (`statistics.py`), the paper (`paper.py`).
 """
-
-from __future__ import annotations
 
 import html
 import textwrap
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from rrr_utils import files, runs, tasks
+from rrr_utils import runs, samples
 from rrr_utils.errors import ResultsError
 from rrr_utils.report import cells, paper
-from rrr_utils.report.kinds import over_steps
-from rrr_utils.settings import DATA, ROOT, Settings
+from rrr_utils.report.text import TRIES, interval, markdown, safe
+from rrr_utils.settings import POLICIES, Settings
 
-#: training seeds of the published table; the first alone is the default run
-SEEDS = (0, 1, 2)
-TRIES = {
-    ("first", ""): "first try",
-    ("second", "own"): "second: own reflection",
-    ("second", "blind"): "second: blind",
-    ("second", "blind_budget"): "second: blind, same tokens",
-}
+#: settings of the machine that bear on a stage: they should not change its numbers, and may change single texts
+MACHINE = {"train": ("dtype", "micro_batch", "sample_batch", "gpus"), "evaluate": ("dtype", "engine", "sample_batch")}
 
 
-class Run(NamedTuple):
-    """All evaluations of one model on one task: the untrained model's and every training seed's."""
+class Row(NamedTuple):
+    """The evaluations of one model on one task: the base model's and every training seed's."""
 
+    settings: Settings  # of its first evaluation
+    evaluated: list[Settings]
     task: str
     model: str
-    folders: list[Path]
     samples: list[dict]
     outcomes: pd.DataFrame
     cells: pd.DataFrame
-    verdict: str
-    ceiling: dict[str, float]
+    averaged: pd.DataFrame
+    notes: list[str]
 
     @property
-    def decodings(self) -> list[str]:
-        """How the tries were decoded."""
-        return list(self.cells["decoding"].unique())
+    def name(self) -> str:
+        """Task and model as they are printed."""
+        return safe(f"{self.task}, {self.model}")
+
+    @property
+    def size(self) -> str:
+        """How many problems were evaluated, as it is printed."""
+        return f"{self.cells['n'].iloc[0]} test problems in {self.cells['clusters'].iloc[0]} clusters"
 
     @property
     def decoding(self) -> str:
-        """What is shown where there is room for one only."""
-        return "greedy" if "greedy" in self.decodings else self.decodings[0]
+        """The one that is shown where there is room for one."""
+        return "greedy" if "greedy" in self.settings.decodings else self.settings.decodings[0]
+
+    @property
+    def trained(self) -> dict[int, Path]:
+        """The train folder of each seed, where there is a log."""
+        folders = {one.seed: runs.stage_dir(one, "train") for one in self.evaluated if one.seed is not None}
+        return {seed: folder for seed, folder in folders.items() if (folder / "training.jsonl").is_file()}
 
 
-def gather(profile: str, results_dir: str = "results/runs") -> list[Run]:
-    """Every finished evaluation of a profile, a task and model a `Run`; refused where they do not belong into one table."""
-    found: dict[tuple[str, str], list[tuple[Path, dict]]] = {}
-    for folder, result in runs.evaluations(profile, results_dir):
-        found.setdefault((result["identity"]["task"], result["identity"]["model"]), []).append((folder, result))
-    gathered = []
-    for (task, model), parts in found.items():
-        parts.sort(key=lambda part: -1 if (seed := part[1]["identity"]["seed"]) is None else seed)
-        samples, counted, folders = [], [], [folder for folder, _ in parts]
-        verdict = parts[0][1]["identity"].get("verdict", "strict")
-        for folder, result in parts:
-            own = cells.read_samples(folder)
-            samples += own
-            counted.append(cells.cells(own, task, model, result["identity_hash"], verdict))
-        frame = cells.outcomes(samples, verdict)
-        gathered.append(Run(task, model, folders, samples, frame, pd.concat(counted, ignore_index=True), verdict, _ceiling(task, model)))
-    if not gathered:
+def gather(settings: Settings) -> tuple[list[Row], dict[str, str]]:
+    """The evaluations that are asked for, a row per task and model; and why others are not there, by name.
+
+    Only a result with the very identity and outputs as written is taken. Raises ResultsError where there is none.
+    """
+    there: dict[tuple[str, str], list[tuple[Settings, dict]]] = {}
+    lacking = {}
+    for one in runs.asked(settings):
+        if result := runs.done(one, "evaluate"):
+            there.setdefault((runs.task_name(one), runs.model_name(one)), []).append((one, result))
+        else:
+            lacking[name_of(one)] = runs.status(one, "evaluate")
+    if not there:
         raise ResultsError(
-            f"no finished evaluation of profile '{profile}' in {ROOT / results_dir / profile}: "
-            f"make reproduce PROFILE={profile} makes them, or notebooks 01, 02 and 03 one by one"
+            f"no finished evaluation of profile '{settings.profile}' in {runs.root(settings)} ({absent(lacking)}): "
+            f"make reproduce PROFILE={settings.profile} makes them, or notebooks 01, 02 and 03 one by one"
         )
-    return gathered
+    return [_row(*name, parts) for name, parts in there.items()], lacking
 
 
-def _ceiling(task: str, model: str) -> dict[str, float]:
-    """By decoding, the share of failures that the best kind of reflection rescues: the embedded model's gate, measured on dev
-    before any training. Empty for other models, whose kinds of reflection nobody can force.
+def name_of(one: Settings) -> str:
+    """Whose evaluation it is: the base model's or a seed's."""
+    return "base model" if one.seed is None else f"seed {one.seed}"
+
+
+def absent(lacking: dict[str, str]) -> str:
+    """Which evaluations a table lacks, and why: "seed 1: failed: no space; seed 2: not run"."""
+    return "; ".join(f"{who}: {safe(why)}" for who, why in lacking.items())
+
+
+def _row(task: str, model: str, parts: list[tuple[Settings, dict]]) -> Row:
+    lines, counted, (first, result) = [], [], parts[0]
+    for one, own in parts:
+        read = samples.read(runs.stage_dir(one, "evaluate"))
+        counted.append(cells.cells(read, task, model, own["identity_hash"], first.verdict))
+        lines += read
+    outcomes, evaluated = cells.outcomes(lines, first.verdict), [one for one, _ in parts]
+    averaged = cells.over_seeds(outcomes, task, model).assign(data=result["identity"]["data"])
+    every = pd.concat(counted, ignore_index=True)
+    return Row(first, evaluated, task, model, lines, outcomes, every, averaged, _notes(parts))
+
+
+def _notes(parts: list[tuple[Settings, dict]]) -> list[str]:
+    """A line for each setting of the machine in which evaluations or trainings differ, and for lines taken over."""
+    trained = [(one, runs.done(one, "train")) for one, _ in parts if one.seed is not None]
+    notes = []
+    for stage, results in (("train", trained), ("evaluate", parts)):
+        for name in MACHINE[stage]:
+            values: dict[Any, list[str]] = {}
+            for one, result in results:
+                if result:
+                    values.setdefault(result["settings"].get(name), []).append(name_of(one))
+            if len(values) > 1:
+                said = ", ".join(f"{value} ({', '.join(who)})" for value, who in values.items())
+                notes.append(f"{stage} was run with {name} {said}")
+    for one, result in parts:
+        for older in result["summary"].get("adopted") or []:
+            notes.append(f"{name_of(one)} has {older['lines']} lines from {older['folder']}")
+    return notes
+
+
+def main_table(row: Row, decoding: str | None = None) -> pd.DataFrame:
+    """Policies and seeds down, tries across: % right of all items, with 95% intervals.
+
+    Where a policy has several seeds, their mean comes first. `recovery rate`: the share of first failures, in %, that
+    the retry after the own reflection recovers.
     """
-    gates = (files.read_json(DATA / "embedded" / task / "gate.json") or {}) if model == "embedded" else {}
-    return {decoding: gate["rescued"][gate["best_kind"]] for decoding, gate in gates.items()}
-
-
-def missing(settings: Settings, seeds: tuple[int, ...] = SEEDS) -> list[str]:
-    """Which evaluations of the settings' task and model are not there, or are of other settings: a line each.
-
-    >>> missing(Settings(results_dir="/nowhere"), (0,))[1]
-    'seed 0: not run'
-    """
-    lines = []
-    for seed in (None, *seeds):
-        one = settings.model_copy(update={"seed": seed})
-        who = "untrained" if seed is None else f"seed {seed}"
-        try:
-            if runs.done(one, "evaluate"):
-                continue
-        except (ResultsError, tasks.DataError) as error:  # no such model or data here
-            return [f"{settings.task}, {settings.model}: {error}"]
-        there = (runs.stage_dir(one, "evaluate") / "result.json").is_file()
-        lines.append(f"{who}: {'there, but of other settings or damaged' if there else 'not run'}")
-    return lines
-
-
-def per_cent(accuracy: float, low: float, high: float) -> str:
-    """An accuracy as it is printed.
-
-    >>> per_cent(0.2833, 0.25, 0.32)
-    '28.3 [25.0, 32.0]'
-    """
-    return f"{100 * accuracy:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-
-
-def main_table(run: Run, decoding: str | None = None) -> pd.DataFrame:
-    """Policies and seeds down, tries across: % right of all items, with 95% intervals; the share rescued at the end.
-
-    Where a policy has several seeds, their mean comes first. `rescued` is the share of first failures that the retry after
-    the own reflection puts right; `way to ceiling` how far that went from the untrained model's towards the best kind's.
-    """
-    decoding = decoding or run.decoding
-    averaged = cells.over_seeds(run.outcomes, run.task, run.model).assign(seed="mean")
-    several = averaged[averaged["seeds"] > 1]
-    single = run.cells.assign(seed=run.cells["seed"].astype("string").fillna(""))
-    rows, untrained = [], None
-    for policy in cells.POLICIES:
+    decoding, rows = decoding or row.decoding, []
+    several = row.averaged[row.averaged["seeds"] > 1].assign(seed="mean")
+    single = row.cells.assign(seed=row.cells["seed"].astype("string").fillna(""))
+    for policy in POLICIES:
         for source in (several, single):
             here = source[(source["policy"] == policy) & (source["decoding"] == decoding)]
             for seed, group in here.groupby("seed", sort=False):
                 got = {(r.attempt, r.control): r for r in group.itertuples()}
-                row = {"policy": policy, "seed": seed}
+                line = {"policy": policy, "seed": seed}
                 for key, title in TRIES.items():
-                    row[title] = per_cent(got[key].accuracy, got[key].ci_low, got[key].ci_high) if key in got else ""
-                rate = rescued(got["first", ""].accuracy, got["second", "own"].accuracy)
-                untrained = rate if policy == "vanilla" else untrained
-                row["rescued"] = f"{100 * rate:.1f}"
-                ceiling = run.ceiling.get(decoding)
-                if None not in (ceiling, untrained) and policy != "vanilla":
-                    way = (rate - untrained) / (ceiling - untrained) if ceiling > untrained else None
-                    row["way to ceiling"] = "-" if way is None else f"{100 * way:.0f}%"
-                rows.append(row)
-    return pd.DataFrame(rows).fillna("")
-
-
-def rescued(first: float, second: float) -> float:
-    """Share of the first failures that the second try puts right.
-
-    >>> rescued(0.5, 0.75)
-    0.5
-    """
-    return (second - first) / (1 - first) if first < 1 else 0.0
+                    one = got.get(key)
+                    line[title] = interval(one.accuracy, one.ci_low, one.ci_high) if one else ""
+                first, second = got["first", ""].accuracy, got["second", "own"].accuracy
+                rate = (second - first) / (1 - first) if first < 1 else 0.0
+                rows.append(line | {"recovery rate": f"{100 * rate:.1f}"})
+    return pd.DataFrame(rows)
 
 
 def comparison_table(compared: pd.DataFrame) -> pd.DataFrame:
     """Comparisons as they are printed: differences in points."""
-    rows = [
-        {
-            "a": r.a, "b": r.b, "a - b, points": f"{100 * r.difference:+.1f} [{100 * r.ci_low:+.1f}, {100 * r.ci_high:+.1f}]",
-            "p": "< 0.0001" if r.p < 1e-4 else f"{r.p:.4f}", "a only": r.a_only, "b only": r.b_only,
-        }
-        for r in compared.itertuples()
-    ]  # fmt: skip
-    return pd.DataFrame(rows, columns=["a", "b", "a - b, points", "p", "a only", "b only"])
+    lines = []
+    for r in compared.itertuples():
+        p = "< 0.0001" if r.p < 1e-4 else f"{r.p:.4f}"
+        lines.append((r.a, r.b, interval(r.difference, r.ci_low, r.ci_high, "+"), p, r.a_only, r.b_only))
+    return pd.DataFrame(lines, columns=["a", "b", "a - b, points", "p", "a only", "b only"])
 
 
 def signs(compared: pd.DataFrame) -> str:
     """Whether sampled decoding shows what greedy decoding shows, in one sentence."""
-    by = {d: group.set_index(["a", "b"])["difference"] for d, group in compared.groupby("decoding")}
+    by = {how: group.set_index(["a", "b"])["difference"] for how, group in compared.groupby("decoding")}
     if {"greedy", "sampled"} - by.keys():
         return "Only one decoding was evaluated."
     both = by["greedy"].to_frame("greedy").join(by["sampled"].rename("sampled"), how="inner")
@@ -175,63 +160,55 @@ def signs(compared: pd.DataFrame) -> str:
     return said + ("." if other.empty else f"; not in {', '.join(f'{a} against {b}' for a, b in other.index)}.")
 
 
-def kinds_table(kinds: tuple[str, ...], content: pd.DataFrame, decoding: str = "greedy") -> pd.DataFrame:
-    """Kinds of reflection before and after training: how often each was written, and how often its retry was right."""
+def kinds_table(content: pd.DataFrame, decoding: str = "greedy") -> pd.DataFrame:
+    """How often each kind of reflection was written, and how often its retry was right. `content`: `kinds.table`."""
     rows = []
-    for policy in cells.POLICIES:
+    for policy in POLICIES:
         here = content[(content["policy"] == policy) & (content["decoding"] == decoding)]
-        for kind in kinds if len(here) else ():
-            of_kind = here[here["kind"] == kind]
-            share = f"{100 * of_kind['rescued'].mean():.1f}" if len(of_kind) else "-"
-            rows.append({"policy": policy, "kind": kind, "reflections": len(of_kind), "share, %": f"{100 * len(of_kind) / len(here):.1f}",
-                         "rescued, %": share, "tokens": f"{of_kind['tokens'].mean():.0f}" if len(of_kind) else "-"})  # fmt: skip
-    return pd.DataFrame(rows)
+        for kind in here["kind"].cat.categories if len(here) else ():
+            own = here[here["kind"] == kind]
+            means = f"{100 * own['recovered'].mean():.1f}", f"{own['tokens'].mean():.0f}"
+            share = f"{100 * len(own) / len(here):.1f}"
+            rows.append((policy, kind, len(own), share, *(means if len(own) else "--")))
+    return pd.DataFrame(rows, columns=["policy", "kind", "reflections", "share, %", "recovery rate, %", "tokens"])
 
 
-def training_logs(run: Run) -> tuple[dict[int, list[dict]], dict[int, pd.DataFrame]]:
-    """By training seed: the lines of training.jsonl, and the kinds of the reflections that were sampled at each step."""
-    logs, kinds = {}, {}
-    for folder in run.folders:
-        trained = folder.parent / "train"
-        if (trained / "training.jsonl").is_file() and (trained / "reflections.jsonl").is_file():
-            seed = int(folder.parent.name.removeprefix("seed"))
-            logs[seed] = files.read_jsonl(trained / "training.jsonl")
-            kinds[seed] = over_steps(run.task, files.read_jsonl(trained / "reflections.jsonl"))
-    return logs, kinds
-
-
-def show(title: str, frame: pd.DataFrame) -> None:
-    """A table in a notebook, with a line above it."""
+def show(title: str, frame: pd.DataFrame, notes: list[str] = ()) -> None:
+    """A table in a notebook, with its title above and its notes below."""
     from IPython.display import HTML, display
 
-    display(HTML(f"<b>{html.escape(title)}</b>{frame.to_html(index=False)}"))
+    printed = frame.map(lambda value: safe(value) if isinstance(value, str) else value).rename(columns=safe)
+    below = f"<p>{html.escape(said)}</p>" if (said := noted(notes)) else ""
+    display(HTML(f"<b>{html.escape(safe(title))}</b>{printed.to_html(index=False)}{below}"))
 
 
-def report(runs: list[Run], compared: pd.DataFrame, beside: pd.DataFrame, lacking: list[str] = ()) -> str:
-    """The whole report as Markdown that reads well in a terminal."""
+def noted(notes: list[str]) -> str:
+    """The line below a table with rows that were not made alike."""
+    return f"Rows differ in how they were run: {safe('; '.join(notes))}." if notes else ""
+
+
+def report(rows: list[Row], lacking: dict[str, str], compared: pd.DataFrame, with_paper: pd.DataFrame) -> str:
+    """The whole report as Markdown that reads well in a terminal. `with_paper`: `paper.compare`."""
     parts = []
-    for run in runs:
-        first = run.cells.iloc[0]
-        parts.append(f"# {run.task}, {run.model}: {first['n']} test problems in {first['clusters']} clusters, {run.verdict} verdict")
-        parts.append("% right [95% interval over clusters]. A second try counts right at first or right on the retry, over all problems.")
-        own = compared[(compared["task"] == run.task) & (compared["model"] == run.model)]
-        for decoding in run.decodings:
-            parts += [f"## {decoding} decoding", paper.markdown(main_table(run, decoding))]
-            if (pairs := own[own["decoding"] == decoding]).size:
-                parts.append(paper.markdown(comparison_table(pairs)))
-        best = ", ".join(f"{100 * rate:.1f}% ({decoding})" for decoding, rate in run.ceiling.items())
-        ceiling = f" Ceiling: the best kind of reflection, forced on dev before any training, rescues {best} of failures." if best else ""
-        parts.append(textwrap.fill(signs(own) + ceiling, 140))
-    if lacking:
-        parts.append("Not in this report: " + "; ".join(lacking) + ".")
+    for row in rows:
+        parts += [f"# {row.name}: {row.size}, {row.settings.verdict} verdict", NOTE]
+        parts += [f"Not in this table: {absent(lacking)}."] if lacking else []
+        own = compared[(compared["task"] == row.task) & (compared["model"] == row.model)]
+        for decoding in row.settings.decodings:
+            parts += [f"## {decoding} decoding", markdown(main_table(row, decoding))]
+            parts += [textwrap.fill(noted(row.notes), 140)] if row.notes else []
+            parts.append(markdown(comparison_table(own[own["decoding"] == decoding])))
+        parts.append(textwrap.fill(signs(own), 140))
     parts += ["# The paper's cells / ours", PAPER_NOTE]
-    for task, group in beside.groupby("task", sort=False):
-        parts += [f"## {task}", paper.markdown(paper.table(group).drop(columns="task"))]
+    for task, group in with_paper.groupby("task", sort=False):
+        parts += [f"## {safe(task)}", markdown(paper.table(group).drop(columns="task"))]
     return "\n\n".join(parts) + "\n"
 
 
-PAPER_NOTE = (
-    "% right. V: from the abstract or the first author's talk; S: from readers' summaries that quote the full text. Ours: greedy, the\n"
-    "mean over seeds, with its 95% interval; within: the paper's value lies in it. A line in data/paper.csv fills a cell that is not\n"
-    "available."
-)
+NOTE = """\
+% right [95% interval over clusters]. A second try counts right at first or right on the retry, over all problems.
+Recovery rate: % of first failures that the retry after the own reflection recovers."""
+PAPER_NOTE = """\
+% right. V: from the abstract or the first author's talk; S: from readers' summaries that quote the full text. Ours:
+greedy, the mean over seeds, with its 95% interval; within: the paper's value lies in it, or it reaches into "over 50".
+Not comparable: our data or their number are not the paper's. A line in data/paper.csv fills a cell not available."""

@@ -1,48 +1,62 @@
 """Tasks: what is asked, and how an answer is verified.
 
-A task is a module (or a .py file of yours) with VERSION, REFLECT, ERRORS, `load`, `prompt` and `verify`; nothing is
-registered, `get` finds it by its name. `countdown.py` is the one to copy from.
+A task is a module (or your own .py file) with VERSION, REFLECT, ERRORS, `load`, `prompt` and `verify`. Nothing is
+registered: `get` finds a task by its name. `countdown.py` is the one to copy from. Optional are EXAMPLE (a row that
+stands for all prompts in a result's identity), DEFAULT_SOURCE, KINDS with `kind` (what a reflection does), `answers_in`
+(answers that a reflection gives away) and `flaw` (what is wrong with a problem that a reader typed in).
+
+The stages call this module's `load`, `prompt` and `verify`: when a task fails there, the error names task and row.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 import inspect
+import itertools
 import json
+import os
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from rrr_utils.errors import DataError, nearest
+from rrr_utils.errors import PLAIN, DataError, nearest, one_line
+from rrr_utils.files import file_hash
+from rrr_utils.tasks.rowfiles import SUFFIXES
 
-#: what a task must have, and of which type; for a function, its leading parameters
-NAMES: dict[str, type] = {"VERSION": int, "REFLECT": str, "ERRORS": tuple}
-FUNCTIONS: dict[str, tuple[str, ...]] = {
-    "load": ("split", "n", "seed", "source"),
-    "prompt": ("row",),
-    "verify": ("completion", "row"),
-}
+#: names of a task, each with its type or, for a function, with its first parameters
+NEEDED: dict[str, type | tuple[str, ...]] = {
+    "VERSION": int, "REFLECT": str, "ERRORS": tuple,
+    "load": ("split", "n", "seed", "source"), "prompt": ("row",), "verify": ("completion", "row"),
+}  # fmt: skip
+OPTIONAL: dict[str, type | tuple[str, ...]] = {
+    "EXAMPLE": dict, "DEFAULT_SOURCE": str, "KINDS": tuple,
+    "kind": ("reflection", "row"), "answers_in": ("reflection", "row"), "flaw": ("row",),
+}  # fmt: skip
+
+_ANY = (Exception, SystemExit)  # what a task's own code may raise
+_HALF = re.compile("[\ud800-\udfff]")  # half of a surrogate pair: text with it cannot be written as UTF-8
+_HUB = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@([0-9a-f]{40}))?", re.ASCII)
 
 
 class Verdict(NamedTuple):
-    """What the verifier says of a completion. `error` is one of the task's ERRORS, or None where it is correct."""
+    """What the verifier says about a completion. `error` is one of the task's ERRORS, None if `correct`."""
 
     correct: bool
     error: str | None
-    lenient: bool  # right in substance, whatever the form; always True where `correct` is
+    lenient: bool  # right in substance, whatever the form; True whenever `correct` is
 
 
 def is_right(verdict: Verdict | dict, which: str = "strict") -> bool:
-    """Whether a verdict, given or stored, counts as right: the strict one, or the lenient one."""
+    """Whether a verdict (or one read from a file) counts as right: `which` is "strict" or "lenient"."""
     stored = verdict if isinstance(verdict, dict) else verdict._asdict()
     return bool(stored["lenient" if which == "lenient" else "correct"])
 
 
 def get(name: str) -> ModuleType:
-    """The task of that name: a built-in one, a dotted module, or a path to a .py file.
+    """The task with that name: a built-in one, a dotted module, or a path to a .py file. DataError if it is incomplete.
 
     >>> get("countdown").ERRORS
     ('no_answer', 'not_an_equation', 'wrong_numbers', 'missed_target')
@@ -51,134 +65,218 @@ def get(name: str) -> ModuleType:
 
 
 def check(module: ModuleType, name: str) -> ModuleType:
-    """The module itself where it has all that a task needs; a DataError names the first thing that it lacks."""
-    for attribute, kind in NAMES.items():
-        value = getattr(module, attribute, None)
+    """The module itself if it has what a task needs; else a DataError that names the first thing missing or wrong."""
+    for attribute, kind in (NEEDED | OPTIONAL).items():
+        value, is_function = getattr(module, attribute, None), isinstance(kind, tuple)
+        signature = f"{attribute}({', '.join(kind)})".replace("source", "source=None") if is_function else attribute
+        if value is None and attribute in NEEDED:
+            raise DataError(f"task '{name}' has no {signature}: it needs {', '.join(NEEDED)}")
         if value is None:
-            raise DataError(f"task '{name}' has no {attribute}: it needs {_needs()}")
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise DataError(f"task '{name}': {attribute} must be of type {kind.__name__}, not {type(value).__name__}")
+            continue
+        if not (callable(value) if is_function else isinstance(value, kind) and not isinstance(value, bool)):
+            wanted = f"a function {signature}" if is_function else f"of type {kind.__name__}"
+            raise DataError(f"task '{name}': {attribute} must be {wanted}, not {type(value).__name__}")
+        if is_function:
+            try:
+                inspect.signature(value).bind(*kind)
+            except (TypeError, ValueError) as error:
+                raise DataError(f"task '{name}': {attribute} must take {signature}: {error}") from None
     if not all(isinstance(error, str) for error in module.ERRORS):
-        raise DataError(f"task '{name}': ERRORS must hold names of errors, such as ('no_answer', 'wrong')")
-    for function, parameters in FUNCTIONS.items():
-        value = getattr(module, function, None)
-        signature = f"{function}({', '.join(parameters)})".replace("source", "source=None")
-        if value is None:
-            raise DataError(f"task '{name}' has no {signature}: it needs {_needs()}")
-        if not callable(value):
-            raise DataError(f"task '{name}': {function} must be a function {signature}, not {type(value).__name__}")
-        try:
-            inspect.signature(value).bind(*parameters)
-        except (TypeError, ValueError) as error:
-            raise DataError(f"task '{name}': {function} must take {signature}: {error}") from None
-    source = getattr(module, "DEFAULT_SOURCE", None)
-    if source is not None and not isinstance(source, str):
-        raise DataError(f"task '{name}': DEFAULT_SOURCE must be of type str, not {type(source).__name__}")
+        raise DataError(f"task '{name}': ERRORS must hold names of errors, like ('no_answer', 'wrong')")
+    if hasattr(module, "KINDS") and not hasattr(module, "kind"):
+        raise DataError(f"task '{name}' has KINDS, so it also needs kind(reflection, row)")
     return module
 
 
-def check_rows(task: ModuleType, split: str, rows: list[dict]) -> list[dict]:
-    """The rows that `load` gave, where stages can work with them and with what the task says of the first one.
-
-    What is wrong ends in a DataError before a model is loaded for it, and not in an error in the middle of a run.
-    """
-    name, seen = f"task '{task.__name__}'", set()
-
-    def typed(what: str, value: object, kind: type, called: str) -> None:
-        if not isinstance(value, kind):
-            raise DataError(f"{name}: {what} {called}, not {type(value).__name__}")
-
-    typed("load must give", rows, list, "a list of rows")
-    if not rows:
-        raise DataError(f"{name} has no rows of split '{split}'")
-    for row in rows:
-        typed("load must give", row, dict, "rows that are dicts")
-        for key in ("id", "cluster"):
-            if key not in row:
-                raise DataError(f"{name}: a row of split '{split}' has no '{key}': every row needs 'id' and 'cluster'")
-            typed(f"a row's '{key}' must be", row[key], str, "text")
-        if row["id"] in seen:
-            raise DataError(f"{name}: two rows of split '{split}' have the id '{row['id']}': an id names one row")
-        seen.add(row["id"])
-        try:
-            same = json.loads(json.dumps(row)) == row
-        except (TypeError, ValueError) as error:
-            raise DataError(f"{name}: row '{row['id']}' cannot be written as JSON: {_one_line(error)}") from None
-        if not same:
-            raise DataError(f"{name}: row '{row['id']}' is another one once written as JSON and read again: use lists, and text for keys")
-    said = {}
-    for what, call in {"prompt": lambda: task.prompt(rows[0]), "verify": lambda: task.verify("", rows[0])}.items():
-        try:
-            said[what] = call()
-        except Exception as error:  # the task is someone's program
-            raise DataError(f"{name}: {what} raised {_one_line(error)} for row '{rows[0]['id']}'") from error
-    typed("prompt must give", said["prompt"], str, "text")
-    typed("verify must give", verdict := said["verify"], Verdict, "a Verdict")
-    if verdict.error not in (None, *task.ERRORS) or (verdict.error is None) != verdict.correct:
-        known = ", ".join(task.ERRORS)
-        raise DataError(f"{name}: verify gave the error {verdict.error!r} where ERRORS has {known}, and None is for a right answer")
-    return rows
-
-
-def fingerprint(task: ModuleType, source: str | None) -> str:
-    """What the data is of, as text that equal data shares: it becomes part of a result's identity.
-
-    >>> fingerprint(get("countdown"), "procedural:numbers=3,low=1,high=9,target_low=1,target_high=40")
-    'procedural:numbers=3,low=1,high=9,target_low=1,target_high=40'
-    """
-    source = getattr(task, "DEFAULT_SOURCE", None) if source is None else source
-    if source is None:
-        return "built-in"
-    if source.startswith("procedural:"):
-        return source
-    if (path := Path(source)).is_file():
-        return f"sha256:{_sha256(path)}"
-    from rrr_utils.tasks import rowfiles, sources
-
-    if path.suffix in rowfiles.SUFFIXES:
-        raise DataError(f"no file {source} (looked in {path.parent.absolute()})")
-    revision = sources.recorded(source)
-    return f"hub:{source}@{revision}" if revision else f"hub:{source}"
-
-
 def _from_module(name: str) -> ModuleType:
-    dotted = f"{__name__}.{name}" if "." not in name else name
+    dotted = name if "." in name else f"{__name__}.{name}"
     try:
-        return importlib.import_module(dotted)
+        module = importlib.import_module(dotted)
+        if "." in name or hasattr(module, "verify"):  # the other modules of this package are not tasks
+            return module
     except ModuleNotFoundError as error:
-        # a module that the task itself imports may be missing too: that is another complaint
-        if error.name and not (dotted == error.name or dotted.startswith(f"{error.name}.")):
+        if error.name and not (dotted == error.name or dotted.startswith(f"{error.name}.")):  # an import of the task's
             raise DataError(f"task '{name}' cannot be imported: {error}") from None
-        hint = nearest(name, [path.stem for path in Path(__file__).parent.glob("[a-z]*.py")])
-        raise DataError(f"unknown task '{name}'{hint}; a dotted module or a path to a .py file will do as well") from None
-    except Exception as error:  # the module is someone's program, as a file is
-        raise DataError(f"task '{name}' cannot be imported: {_one_line(error)}") from error
+    except _ANY as error:
+        raise DataError(f"task '{name}' cannot be imported: {one_line(error)}") from error
+    here = [path.stem for path in Path(__file__).parent.glob("[a-z]*.py")]
+    built_in = [stem for stem in here if hasattr(importlib.import_module(f"{__name__}.{stem}"), "verify")]
+    raise DataError(f"unknown task '{name}'{nearest(name, built_in)}; a dotted module or a .py file works too")
 
 
 def _from_file(path: Path) -> ModuleType:
-    """The module that a file holds. Its `__name__` is the file's stem, wherever it lies."""
+    """The module in a file. Its `__name__` is the file's stem, wherever the file is."""
     if not path.is_file():
         raise DataError(f"no file {path} (looked in {path.parent.absolute()}): give the path of a task's .py file")
     spec = importlib.util.spec_from_file_location(path.stem, path.absolute())
     module = importlib.util.module_from_spec(spec)
-    # dataclasses and pickle look a module up by its name; a module of that name from elsewhere is left alone
+    # dataclasses and pickle look a module up by its name; another module with that name stays where it is
     if path.stem not in sys.modules or getattr(sys.modules[path.stem], "__file__", None) == spec.origin:
         sys.modules[path.stem] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # the file is someone's program: whatever it raises, the complaint names the file
-        raise DataError(f"{path} cannot be loaded: {_one_line(error)}") from error
+    except _ANY as error:
+        raise DataError(f"{path} cannot be loaded: {one_line(error)}") from error
     return module
 
 
-def _needs() -> str:
-    return ", ".join([*NAMES, *FUNCTIONS])
+def load(
+    task: ModuleType, split: str, n: int | None, source: str | None = None, max_bad_rows: float = 0.01
+) -> list[dict]:
+    """`n` checked rows of a split (None: all). DataError if the task fails or gives rows that the stages cannot use.
+
+    `max_bad_rows` (a share) reaches tasks with a parameter of that name. A task that is not built in loads twice:
+    rows that change between two calls would mix up a run that is resumed.
+    """
+    more = {"max_bad_rows": max_bad_rows} if "max_bad_rows" in inspect.signature(task.load).parameters else {}
+
+    def checked() -> list[dict]:
+        try:
+            rows = task.load(split, n, 0, source, **more)
+        except PLAIN:
+            raise
+        except _ANY as error:
+            raise _complaint(task, f"load raised {one_line(error)} for split '{split}'") from error
+        return check_rows(task, split, rows)
+
+    rows = checked()
+    for row, again in itertools.zip_longest(rows, rows if _is_built_in(task) else checked()):
+        if row != again:
+            raise _complaint(task, f"split '{split}' has other rows when load is called again", row or again)
+    return rows
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
+def prompt(task: ModuleType, row: dict) -> str:
+    """The task's prompt for a row; DataError, with task and row named, if the task fails or gives no usable text."""
+    try:
+        text = task.prompt(row)
+    except _ANY as error:
+        raise _complaint(task, f"prompt raised {one_line(error)}", row) from error
+    if not isinstance(text, str):
+        raise _complaint(task, f"prompt must give text, not {type(text).__name__}", row)
+    if _HALF.search(text):
+        raise _complaint(task, "the prompt is not UTF-8: it has half of a surrogate pair", row)
+    return text
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def verify(task: ModuleType, completion: str, row: dict) -> Verdict:
+    """The task's verdict; DataError, with task and row named, if the task fails or the verdict breaks its rules."""
+    try:
+        verdict = task.verify(completion, row)
+    except _ANY as error:
+        raise _complaint(task, f"verify raised {one_line(error)}", row) from error
+    if not isinstance(verdict, Verdict):
+        raise _complaint(task, f"verify must give a Verdict, not {type(verdict).__name__}", row)
+    correct, error, lenient = verdict
+    if type(correct) is not bool or type(lenient) is not bool or correct > lenient:
+        wanted = "correct and lenient must be True or False, and lenient is True where correct is"
+        raise _complaint(task, f"verify gave {one_line(repr(verdict))}: {wanted}", row)
+    if (error is None) != correct or (not correct and error not in task.ERRORS):
+        wanted = f"one of ERRORS ({', '.join(task.ERRORS)}), or None for a right answer"
+        raise _complaint(task, f"verify gave the error {error!r}: it must be {wanted}", row)
+    return verdict
+
+
+def check_rows(task: ModuleType, split: str, rows: list[dict]) -> list[dict]:
+    """The rows themselves if the stages can work with them; else a DataError, before any model is loaded.
+
+    `prompt` and `verify` are tried on the first three rows, which they must not change.
+    """
+    seen: set[str] = set()
+    if not isinstance(rows, list):
+        raise _complaint(task, f"load must give a list of rows, not {type(rows).__name__}")
+    if not rows:
+        raise _complaint(task, f"has no rows of split '{split}'")
+    for row in rows:
+        if not isinstance(row, dict):
+            raise _complaint(task, f"load must give rows that are dicts, not {type(row).__name__}")
+        for key in ("id", "cluster"):
+            if not isinstance(value := row.get(key), str):
+                what = f"a row of split '{split}' has {one_line(repr(value), 60)} as its '{key}'"
+                raise _complaint(task, f"{what}: every row needs text as 'id' and as 'cluster'")
+            if _HALF.search(row[key]):
+                raise _complaint(task, f"'{key}' is not UTF-8: it has half of a surrogate pair", row)
+        if row["id"] in seen:
+            raise _complaint(task, f"two rows of split '{split}' have this id", row)
+        seen.add(row["id"])
+        try:
+            copy = json.loads(json.dumps(row))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise _complaint(task, f"cannot be written as JSON: {one_line(error)}", row) from None
+        if copy != row:
+            raise _complaint(task, "changes when written as JSON and read again: use lists, and text as keys", row)
+        if len(seen) <= 3:
+            for completion in ("", prompt(task, row)):
+                verify(task, completion, row)
+            if copy != row:
+                raise _complaint(task, "prompt or verify changes the row", row)
+    return rows
+
+
+def disjoint(task: ModuleType, splits: dict[str, list[dict]]) -> None:
+    """DataError where the same id is in two of the splits ({"train": rows, ...})."""
+    seen: dict[str, str] = {}
+    for split, rows in splits.items():
+        for row in rows:
+            if (other := seen.setdefault(row["id"], split)) != split:
+                raise _complaint(task, f"is in two splits, {other} and {split}", row)
+
+
+def _complaint(task: ModuleType, text: str, row: Any = None) -> DataError:
+    """The error in one line, whatever the id holds."""
+    which = f", row {row['id']!r}" if isinstance(row, dict) and "id" in row else ""
+    return DataError(f"task '{task.__name__}'{which}: {text}")
+
+
+def hub_source(task: ModuleType, source: str | None) -> str | None:
+    """The hub id of the data (of `source`, else DEFAULT_SOURCE) if its commit is still to be looked up.
+
+    None for procedural and local data, and for a source that names its commit, owner/name@<40 hex>. DataError for a
+    mistyped source.
+    """
+    source = getattr(task, "DEFAULT_SOURCE", None) if source is None else source
+    if source is None or source.startswith("procedural:") or os.path.isfile(source):
+        return None
+    hub, commit = hub_parts(source)
+    return None if commit else hub
+
+
+def hub_parts(source: str) -> tuple[str, str | None]:
+    """Hub id and commit (None if not named) of a hub source; DataError if it cannot be one."""
+    match = _HUB.fullmatch(source)
+    if not match or Path(source).suffix in SUFFIXES:
+        where = Path(source).parent.absolute()
+        raise DataError(f"no file {source} (looked in {where}), and no hub id such as owner/name")
+    return match[1], match[2]
+
+
+def fingerprint(task: ModuleType, source: str | None, revision: str | None = None) -> str:
+    """What the data is, as text that equal data shares: part of a result's identity.
+
+    "built-in", "procedural:...", "sha256:..." of a local file, or "hub:owner/name@<commit>". `revision` is the commit
+    if the source does not name it. DataError for a mistyped source, or a hub source without a commit.
+
+    >>> fingerprint(get("countdown"), "procedural:numbers=3,low=1,high=9,target_low=1,target_high=40")
+    'procedural:numbers=3,low=1,high=9,target_low=1,target_high=40'
+    """
+    if hub := hub_source(task, source):
+        if not revision:
+            raise DataError(f"{hub}: its commit is not known, so results could not say which data they are from")
+        return f"hub:{hub}@{revision}"
+    source = getattr(task, "DEFAULT_SOURCE", None) if source is None else source
+    if source is None or source.startswith("procedural:"):
+        return source or "built-in"
+    return f"sha256:{file_hash(Path(source))}" if os.path.isfile(source) else f"hub:{source}"
+
+
+def content_hash(name: str, task: ModuleType) -> str | None:
+    """sha256 of the task's file; None for a built-in task, where VERSION says as much."""
+    if _is_built_in(task):
+        return None
+    if not getattr(task, "__file__", None):
+        raise DataError(f"task '{name}' has no source file, so results could not say which version of it they are from")
+    return file_hash(Path(task.__file__))
+
+
+def _is_built_in(task: ModuleType) -> bool:
+    return task.__name__.startswith(f"{__name__}.")

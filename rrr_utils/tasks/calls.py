@@ -1,34 +1,30 @@
-"""Tool calls: read them from what a model wrote, and compare them with others.
+"""Tool calls: read them from a model's text, and compare them with others.
 
 Covered: the written forms of calls, comparison by value, a tool's parameters and defaults.
-Not covered: whether a value is of its parameter's type; nothing here runs a call or evaluates an argument.
-All of it is linear in the length of the text (but for sorting), and no text raises anything.
+Not covered: whether a value has its parameter's type. Nothing here runs a call or evaluates an argument.
+Everything except sorting is linear in the length of the text, and no text raises.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
 from typing import Any
 
-from rrr_utils.tasks.strictjson import MAX_CHARS, MAX_DEPTH, SPACE, STRING_OR_BRACKET, canonical, parse
+from rrr_utils.tasks.strictjson import MAX_CHARS, MAX_DEPTH, SPACE, canonical, depths, parse
 
 _CALL_START = re.compile(r'(?:\[[ \t\r\n]*+)?\{[ \t\r\n]*+"(?:name|arguments|parameters)"')
-
-
-# --- what a model wrote ----------------------------------------------------------------------------------------------
 
 
 def read(text: str) -> tuple[list[dict] | None, str | None]:
     """The calls that a completion consists of, or the kind of error that keeps it from being read.
 
-    Taken are a JSON array of `{"name", "arguments"}`, one such object, either of them fenced in ```json, and one or
-    several `<tool_call>` blocks with an object each; `parameters` may stand for `arguments`. Nothing else may be around.
+    Accepted are a JSON array of `{"name", "arguments"}`, one such object, both also fenced in ```json, and one or more
+    `<tool_call>` blocks with an object each; `parameters` may replace `arguments`. No other text may be around.
 
-    >>> read('[{"name": "now", "arguments": {"zone": "UTC"}}]')
+    >>> read('<tool_call> {"name": "now", "parameters": {"zone": "UTC"}} </tool_call>')
     ([{'name': 'now', 'arguments': {'zone': 'UTC'}}], None)
-    >>> read('<tool_call> {"name": "a", "arguments": {}} </tool_call> <tool_call> {"name": "b", "parameters": {}} </tool_call>')
-    ([{'name': 'a', 'arguments': {}}, {'name': 'b', 'arguments': {}}], None)
     >>> read("I do not know."), read('Sure: [{"name": "now", "arguments": {}}]')
     ((None, 'no_json'), (None, 'bad_json'))
     """
@@ -48,11 +44,7 @@ def read(text: str) -> tuple[list[dict] | None, str | None]:
 
 
 def _blocks(text: str) -> list[str]:
-    """What stands in each `<tool_call>` block of a text that consists of them.
-
-    >>> _blocks("<tool_call>1</tool_call> <tool_call>2</tool_call>")
-    ['1', '2']
-    """
+    """The content of each `<tool_call>` block of a text that consists of them."""
     *blocks, after = text.split("</tool_call>")
     blocks = [block.strip(SPACE) for block in blocks]
     if after.strip(SPACE) or not all(block.startswith("<tool_call>") for block in blocks):
@@ -61,7 +53,7 @@ def _blocks(text: str) -> list[str]:
 
 
 def find(text: str) -> list[dict] | None:
-    """The calls somewhere in a text: its last array of calls, else all single calls together; None where there are none.
+    """The calls somewhere in a text: its last array of calls, else all single calls together, else None.
 
     >>> find('First [{"name": "a", "arguments": {}}]; no: ```[{"name": "b", "arguments": {}}]``` it is.')
     [{'name': 'b', 'arguments': {}}]
@@ -70,12 +62,12 @@ def find(text: str) -> list[dict] | None:
         return None
     array, singles, position = None, [], 0
     while start := _CALL_START.search(text, position):
-        end = _end(text, start.start())
-        if end is None:  # never closed, or too deep: whatever follows is inside of it
+        walk = itertools.takewhile(lambda at: at[0] <= MAX_DEPTH, depths(text, start.start()))
+        position = next((end for depth, end in walk if depth == 0), None)
+        if position is None:  # never closed, or too deep: all that follows is inside it
             break
-        position = end
         try:
-            value = parse(text[start.start() : end])
+            value = parse(text[start.start() : position])
             if isinstance(value, list):
                 array = as_calls(value)
             else:
@@ -85,54 +77,30 @@ def find(text: str) -> list[dict] | None:
     return array or singles or None
 
 
-def _end(text: str, start: int) -> int | None:
-    """Where the bracket that opens at `start` is closed."""
-    depth = 0
-    for match in STRING_OR_BRACKET.finditer(text, start):
-        if match[0] in "[{":
-            depth += 1
-        elif match[0] in "]}":
-            depth -= 1
-        if depth == 0:
-            return match.end()
-        if depth > MAX_DEPTH:
-            return None
-    return None
-
-
 def as_calls(value: Any) -> list[dict]:
-    """Calls out of a parsed array or a single object; ValueError where it holds anything else.
-
-    >>> as_calls({"name": "now", "parameters": {}})
-    [{'name': 'now', 'arguments': {}}]
-    """
+    """The calls in a parsed array or a single object; ValueError if it holds anything else."""
     return [_call(item) for item in (value if isinstance(value, list) else [value])]
 
 
 def _call(value: Any) -> dict:
     if not isinstance(value, dict) or len(value) != 2 or not isinstance(value.get("name"), str):
-        raise ValueError('a call must be an object of "name" and "arguments"')
+        raise ValueError('a call must be an object with "name" and "arguments"')
     arguments = value["arguments"] if "arguments" in value else value.get("parameters")
     if not isinstance(arguments, dict):
-        raise ValueError(f'the arguments of "{value["name"][:40]}" are no object')
+        raise ValueError(f'the arguments of "{value["name"][:40]}" are not an object')
     return {"name": value["name"], "arguments": arguments}
 
 
-# --- comparison ------------------------------------------------------------------------------------------------------
-
-
 def mistake(calls: list[dict], gold: list[dict], tools: list[dict]) -> str | None:
-    """What is wrong with the calls, or None where they are the gold calls, in whatever order.
+    """What is wrong with the calls, or None if they are the gold calls, in any order.
 
-    >>> gold, tools = [{"name": "now", "arguments": {"zone": "UTC"}}], [{"name": "now"}, {"name": "today"}]
-    >>> mistake(gold, gold, tools) is None
-    True
-    >>> mistake([{"name": "now", "arguments": {"zone": "CET"}}], gold, tools)
+    >>> gold = [{"name": "now", "arguments": {"zone": "UTC"}}]
+    >>> mistake([{"name": "now", "arguments": {"zone": "CET"}}], gold, [{"name": "now"}, {"name": "today"}])
     'wrong_argument_values'
     """
     known = {tool["name"] for tool in tools}
     if any(call["name"] not in known for call in calls):
-        # a gold answer may itself call a tool that its row lacks: equal is equal
+        # a gold answer may call a tool that its own row lacks: what is equal is right
         return None if _same(calls, gold, canonical) else "unknown_tool"
     if len(calls) != len(gold):
         return "wrong_number_of_calls"
@@ -144,18 +112,12 @@ def mistake(calls: list[dict], gold: list[dict], tools: list[dict]) -> str | Non
 
 
 def _same(a: list[dict], b: list[dict], key: Callable[[dict], Any]) -> bool:
-    """Whether both are the same multiset. Sorted, so that many parallel calls take no quadratic time."""
+    """Whether both are the same multiset. Sorted, so that many parallel calls do not take quadratic time."""
     return len(a) == len(b) and sorted(map(key, a)) == sorted(map(key, b))
 
 
 def parameters_of(tool: dict) -> dict[str, dict]:
-    """A tool's parameters by name, written as APIGen does or as JSON Schema.
-
-    >>> parameters_of({"name": "now", "parameters": {"zone": {"type": "str", "default": "UTC"}}})
-    {'zone': {'type': 'str', 'default': 'UTC'}}
-    >>> list(parameters_of({"name": "now", "parameters": {"type": "object", "properties": {"zone": {"type": "string"}}}}))
-    ['zone']
-    """
+    """A tool's parameters by name, written as APIGen does or as JSON Schema."""
     parameters = tool.get("parameters") or {}
     if parameters.get("type") == "object" and isinstance(parameters.get("properties", {}), dict):
         parameters = parameters.get("properties", {})
@@ -163,28 +125,24 @@ def parameters_of(tool: dict) -> dict[str, dict]:
 
 
 def filled(calls: list[dict], tools: list[dict]) -> list[dict]:
-    """The calls with their omitted arguments set to the tool's defaults, where it has any.
+    """The calls with arguments that were left out set to the tool's defaults.
 
     >>> filled([{"name": "now", "arguments": {}}], [{"name": "now", "parameters": {"zone": {"default": "UTC"}}}])
     [{'name': 'now', 'arguments': {'zone': 'UTC'}}]
     """
-    called = {call["name"] for call in calls}
-    defaults = {
-        tool["name"]: {name: item["default"] for name, item in parameters_of(tool).items() if isinstance(item, dict) and "default" in item}
-        for tool in tools
-        if tool["name"] in called
-    }
-    return [{"name": call["name"], "arguments": {**defaults.get(call["name"], {}), **call["arguments"]}} for call in calls]
+    defaults, called = {}, {call["name"] for call in calls}
+    for tool in (tool for tool in tools if tool["name"] in called):
+        items = parameters_of(tool).items()
+        defaults[tool["name"]] = {
+            k: item["default"] for k, item in items if isinstance(item, dict) and "default" in item
+        }
+    return [{**call, "arguments": {**defaults.get(call["name"], {}), **call["arguments"]}} for call in calls]
 
 
 def misfit(calls: list[dict], tools: list[dict]) -> str | None:
-    """Why calls do not fit the tools that they are offered, or None where they do. Types are not looked at.
-
-    >>> misfit([{"name": "now", "arguments": {"place": "Oslo"}}], [{"name": "now", "parameters": {"zone": {"type": "str"}}}])
-    "'now' has no parameter 'place'"
-    """
+    """Why calls do not fit the tools that are offered, or None if they do. Types are not checked."""
     for call in calls:
-        named = [tool for tool in tools if tool["name"] == call["name"]]  # a row may offer two tools of one name
+        named = [tool for tool in tools if tool["name"] == call["name"]]  # a row may offer two tools with one name
         if not named:
             return f"'{call['name']}' is not among the tools"
         reasons = [_misfit(call, tool) for tool in named]
@@ -205,7 +163,7 @@ def _misfit(call: dict, tool: dict) -> str | None:
 
 
 def _required(tool: dict) -> list[str]:
-    """Parameters without which a call makes no sense: APIGen marks the others "optional" or gives a default for them."""
+    """Parameters that a call must have: APIGen marks the others as "optional" or gives them a default."""
     schema = tool.get("parameters") or {}
     if schema.get("type") == "object":
         required = schema.get("required")

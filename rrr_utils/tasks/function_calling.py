@@ -1,13 +1,11 @@
-"""Function calling: answer a query with the right calls of the tools that are offered; right is an exact match.
+"""Function calling: answer a query with the right calls of the tools that are offered. Right means an exact match.
 
     query "What time is it in Oslo?", tools now(zone)   ->   [{"name": "now", "arguments": {"zone": "Europe/Oslo"}}]
 
 The paper's set is `Salesforce/xlam-function-calling-60k` (APIGen, https://apigen-pipeline.github.io, CC BY 4.0, gated).
-A local .json, .jsonl, .parquet or .csv file of the same columns (query, tools, answers; id if there is one) will do as well:
+A local .json, .jsonl, .parquet or .csv file with the same columns (query, tools, answers, perhaps id) works too:
 
     python -m rrr_utils.tasks.function_calling --check FILE        what is in it, and what is wrong with it
-
-How calls are read and compared is told in `rrr_utils/calls.py`.
 """
 
 from __future__ import annotations
@@ -26,10 +24,10 @@ VERSION = 1
 #: in the order of the checks
 ERRORS = (
     "no_json",  # not even a bracket
-    "bad_json",  # something that is not JSON, no calls, or not alone
-    "unknown_tool",  # a tool that the row does not offer
+    "bad_json",  # not JSON, not calls, or not alone
+    "unknown_tool",  # one that the row does not offer
     "wrong_number_of_calls",
-    "wrong_tool",  # an offered one, not the gold one
+    "wrong_tool",  # one that is offered, but not the gold one
     "wrong_argument_names",
     "wrong_argument_values",
 )
@@ -39,46 +37,45 @@ REFLECT = (
     "that will help you do better next time."
 )
 
+EXAMPLE = {
+    "id": "example", "cluster": "now", "query": "Time in Oslo?",
+    "tools": [{"name": "now", "parameters": {"zone": {"type": "str", "default": "UTC"}}}],
+    "answers": [{"name": "now", "arguments": {"zone": "Europe/Oslo"}}],
+}  # fmt: skip
 #: the paper's sizes of test and dev; a source of fewer rows than FULL is split in about the same shares
 TEST, DEV, FULL = 12_000, 1_000, 50_000
-
-FORM = (
-    'Answer the query with a JSON array of tool calls: [{"name": "tool name", "arguments": {"argument name": value}}].\n'
-    "Make every call that the query needs and no other."
-)
-
 _COLUMNS = dict.fromkeys(("id", "cluster", "query", "tools", "answers", "content", "misfit"), "string")
 
 
 def prompt(row: dict) -> str:
-    """The user's message: the row's tools, one a line, the form of an answer, the query.
+    """The user's message: the row's tools, one per line, the form of an answer, the query.
 
-    >>> print(prompt({"query": "Time in Oslo?", "tools": [{"name": "now", "description": "", "parameters": {}}]}))
+    >>> print(prompt(EXAMPLE))
     You can call these tools:
-    {"name": "now", "description": "", "parameters": {}}
+    {"name": "now", "parameters": {"zone": {"type": "str", "default": "UTC"}}}
     Answer the query with a JSON array of tool calls: [{"name": "tool name", "arguments": {"argument name": value}}].
     Make every call that the query needs and no other.
     Query: Time in Oslo?
     """
     tools = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in row["tools"])
-    return f"You can call these tools:\n{tools}\n{FORM}\nQuery: {row['query']}"
+    form = '[{"name": "tool name", "arguments": {"argument name": value}}]'
+    return (
+        f"You can call these tools:\n{tools}\nAnswer the query with a JSON array of tool calls: {form}.\n"
+        f"Make every call that the query needs and no other.\nQuery: {row['query']}"
+    )
 
 
 def verify(completion: str, row: dict) -> Verdict:
-    """Whether a completion is exactly the gold calls, in whatever order.
+    """Whether a completion is exactly the gold calls, in any order.
 
-    Strict: one of the forms that `calls.read` takes and nothing around it. Lenient: calls anywhere in the text, and
-    arguments that are left out count as the tool's defaults, in the gold calls as in the completion's.
+    Strict: one of the forms that `calls.read` accepts, with nothing around it. Lenient: calls anywhere in the text, and
+    arguments that are left out count as the tool's defaults, in the gold calls as in the completion.
     Nothing is called or evaluated, and no text raises.
 
-    >>> row = {"tools": [{"name": "now", "parameters": {"zone": {"type": "str", "default": "UTC"}}}],
-    ...        "answers": [{"name": "now", "arguments": {"zone": "UTC"}}]}
-    >>> verify('[{"name": "now", "arguments": {"zone": "UTC"}}]', row)
+    >>> verify('[{"name": "now", "arguments": {"zone": "Europe/Oslo"}}]', EXAMPLE)
     Verdict(correct=True, error=None, lenient=True)
-    >>> verify('I call {"name": "now", "arguments": {}}.', row)
+    >>> verify('I call {"name": "now", "arguments": {"zone": "Europe/Oslo"}}.', EXAMPLE)
     Verdict(correct=False, error='bad_json', lenient=True)
-    >>> verify('{"name": "now", "arguments": {"zone": "CET"}}', row)
-    Verdict(correct=False, error='wrong_argument_values', lenient=False)
     """
     gold, tools = row["answers"], row["tools"]
     found, error = calls.read(completion)
@@ -91,49 +88,46 @@ def verify(completion: str, row: dict) -> Verdict:
     if found is None:
         return Verdict(False, error, False)
     full, full_gold = calls.filled(found, tools), calls.filled(gold, tools)
-    if error != "bad_json" and full == found and full_gold == gold:  # nothing was left out: lenient is as strict
+    if error != "bad_json" and full == found and full_gold == gold:  # nothing was left out: lenient is no different
         return Verdict(False, error, False)
     return Verdict(False, error, calls.mistake(full, full_gold, tools) is None)
 
 
-# --- rows ------------------------------------------------------------------------------------------------------------
+def load(split: str, n: int | None, seed: int, source: str | None = None, max_bad_rows: float = 0.01) -> list[dict]:
+    """`n` rows of a split (None: all): test and dev by their hashes, train in an order that the seed decides.
 
-
-def load(split: str, n: int | None, seed: int, source: str | None = None, max_bad_rows: float = sources.MAX_BAD_ROWS) -> list[dict]:
-    """`n` rows of a split (all of them for None): test and dev by their hashes, train in an order that the seed decides.
-
-    Rows of equal content count once, and the content's hash alone decides the split, never the position: test is the
-    12,000 smallest hashes, dev the next 1,000, train the rest. A source of fewer than 50,000 rows gives a fifth to test
-    and a twentieth (at most 1,000) to dev. Rows whose gold calls do not fit their own tools stay in test, where they cost
-    every model alike, and are in neither dev nor train.
+    Rows of equal content count once, and the hash of the content alone decides the split: test is the 12,000 smallest
+    hashes, dev the next 1,000, train the rest. A source of fewer than 50,000 rows gives a fifth to test and a twentieth
+    (at most 1,000) to dev. Rows with gold calls that do not fit their own tools stay in test, where they cost every
+    model the same, and are in neither dev nor train.
     """
     if split not in ("train", "dev", "test"):
-        raise DataError(f"function_calling has no split '{split}': its rows are real ones, in train, dev and test")
+        raise DataError(f"function_calling has no split '{split}': it has train, dev and test")
     source = source or DEFAULT_SOURCE
     rows = read(source, max_bad_rows).rows
     misfits = rows["misfit"]
-    if any(misfits):
-        count = sum(map(bool, misfits))
-        sources.say(f"{source}: the gold calls of {count:,} rows do not fit their own tools: training goes without these rows")
+    if count := sum(map(bool, misfits)):
+        sources.say(f"{source}: the gold calls of {count:,} rows do not fit their own tools: these are in test only")
     chosen = split_indices(rows["content"], misfits)[split]
     if split == "train":
         random.Random(f"train-{seed}").shuffle(chosen)
     repeated = {name for name, count in Counter(rows["id"]).items() if count > 1}
     result = []
-    for batch in rows.select(chosen[:n]).iter(batch_size=1000):
-        for id_, cluster, query, tools, answers, content in zip(*(batch[name] for name in list(_COLUMNS)[:6]), strict=True):
-            unique = f"{id_}#{content[:8]}" if id_ in repeated else id_  # an id names a row wherever results are joined
-            result.append({"id": unique, "cluster": cluster, "query": query, "tools": json.loads(tools), "answers": json.loads(answers)})
+    for row in rows.select(chosen[:n]):  # results are joined by id, so it has to name one row
+        id_ = f"{row['id']}#{row['content'][:8]}" if row["id"] in repeated else row["id"]
+        parsed = {name: json.loads(row[name]) for name in ("tools", "answers")}
+        result.append({"id": id_, "cluster": row["cluster"], "query": row["query"], **parsed})
     return result
 
 
-def read(source: str, max_bad_rows: float = sources.MAX_BAD_ROWS) -> sources.Rows:
-    """All usable rows of a source, prepared once: the texts of a row, its content's hash and why it is a misfit ("" if not)."""
-    return sources.read(source, ("query", "tools", "answers"), _COLUMNS, convert, f"function_calling-{VERSION}", max_bad_rows)
+def read(source: str, max_bad_rows: float) -> sources.Rows:
+    """All usable rows of a source, with the hash of their content, and why they are a misfit ("" if they are not)."""
+    needs, version = ("query", "tools", "answers"), f"function_calling-{VERSION}"
+    return sources.read(source, needs, _COLUMNS, convert, version, max_bad_rows)
 
 
 def split_indices(contents: Iterable[str], misfits: Iterable[str]) -> dict[str, list[int]]:
-    """Indices of the rows of each split, smallest content hash first; of rows with the same content the first one.
+    """Indices of the rows of each split, smallest content hash first; from rows with the same content, the first.
 
     >>> split_indices(["c", "a", "b", "a", "d", "e"], ["", "odd", "odd", "odd", "", ""])
     {'test': [1], 'dev': [], 'train': [0, 4, 5]}
@@ -151,22 +145,17 @@ def split_indices(contents: Iterable[str], misfits: Iterable[str]) -> dict[str, 
 
 
 def convert(raw: dict[str, Any]) -> dict[str, str]:
-    """A raw row as it is stored; ValueError with the reason where it is a bad one.
-
-    >>> tools = '[{"name": "now", "description": "The time.", "parameters": {}}]'
-    >>> row = convert({"id": 7, "query": "Time?", "tools": tools, "answers": '[{"name": "now", "arguments": {}}]'})
-    >>> row["id"], row["cluster"], row["misfit"]
-    ('7', 'now', '')
-    """
+    """A raw row as it is stored; ValueError with the reason for a bad one."""
     query = raw["query"]
     if not isinstance(query, str) or not query.strip():
-        raise ValueError("query is no text")
+        raise ValueError("query is not text")
     tools, answers = _parsed(raw, "tools"), _parsed(raw, "answers")
     if not isinstance(tools, list) or not tools:
-        raise ValueError("tools is no list of tools")
+        raise ValueError("tools is not a list of tools")
     for tool in tools:
-        if not isinstance(tool, dict) or not isinstance(tool.get("name"), str) or not isinstance(tool.get("parameters") or {}, dict):
-            raise ValueError('tools: each must be an object of "name", "description" and "parameters"')
+        named = isinstance(tool, dict) and isinstance(tool.get("name"), str)
+        if not named or not isinstance(tool.get("parameters") or {}, dict):
+            raise ValueError('tools: each must be an object with "name", "description" and "parameters"')
     try:
         gold = calls.as_calls(answers)
     except ValueError as error:
@@ -185,12 +174,12 @@ def convert(raw: dict[str, Any]) -> dict[str, str]:
 
 
 def _parsed(raw: dict[str, Any], column: str) -> Any:
-    """A column's value: JSON text, as APIGen has it, or what it stands for."""
+    """A column's value, which is JSON text, as in APIGen, or already parsed."""
     value = raw[column]
     try:
         return strictjson.parse(value if isinstance(value, str) else json.dumps(value))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{column} is no JSON: {error}") from None
+        raise ValueError(f"{column} is not JSON: {error}") from None
 
 
 if __name__ == "__main__":

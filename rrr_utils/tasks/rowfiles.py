@@ -1,7 +1,6 @@
-"""Rows of a local JSON, JSON Lines, Parquet or CSV file, one at a time, each with where it stands or what ails it.
+"""Rows of a local JSON, JSON Lines, Parquet or CSV file, one at a time, each with its place or why it is bad.
 
-Covered: files of any size (nothing is read whole), rows in another encoding, cut off or far too long, which are named
-and passed over. A file that cannot be read on from some point is a DataError: one line.
+Files may be of any size (none is read whole). Rows in another encoding, cut off or far too long are named and skipped.
 """
 
 from __future__ import annotations
@@ -13,20 +12,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from rrr_utils.errors import DataError
+from rrr_utils.errors import DataError, one_line
 
-MAX_ROW = 1 << 20  # bytes; the longest real row has some 20,000
+MAX_ROW = 1 << 20  # bytes; the longest real row has about 20,000
 SUFFIXES = (".json", ".jsonl", ".parquet", ".csv")
 
 _CHUNK = 1 << 20
 _BETWEEN = re.compile(r"[ \t\r\n,]*")
+_NOT_AN_OBJECT = (None, "not a JSON object")
 
-#: where the row stands, the row, and why there is none
+#: the row's place in the file, the row, and the reason why there is none
 Row = tuple[str, dict[str, Any] | None, str | None]
 
 
 def rows(path: Path) -> Iterator[Row]:
-    """All rows of a file, the bad ones with a reason in the row's place."""
+    """All rows of a file, with a reason instead of a row where it is bad. DataError if the file cannot be read."""
     if path.suffix not in SUFFIXES:
         raise DataError(f"{path}: cannot read '{path.suffix}' files; give one of {', '.join(SUFFIXES)}")
     if not path.stat().st_size:
@@ -35,15 +35,11 @@ def rows(path: Path) -> Iterator[Row]:
     try:
         yield from read(path)
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
 def too_long(size: int) -> str:
-    """The reason for which a row of that many bytes is passed over.
-
-    >>> too_long(10_485_760)
-    '10.5 MB in one row, more than the 1.0 MB that are read'
-    """
+    """The reason to skip a row of that many bytes."""
     return f"{size / 1e6:.1f} MB in one row, more than the {MAX_ROW / 1e6:.1f} MB that are read"
 
 
@@ -70,12 +66,12 @@ def _object(line: bytes) -> tuple[dict[str, Any] | None, str | None]:
         return None, f"not JSON ({error.msg.removesuffix(' at')} at character {error.pos + 1})"
     except (ValueError, RecursionError) as error:
         return None, f"not JSON ({type(error).__name__})"
-    return (value, None) if isinstance(value, dict) else (None, "no JSON object")
+    return (value, None) if isinstance(value, dict) else _NOT_AN_OBJECT
 
 
 def _json(path: Path) -> Iterator[Row]:
-    """Rows of a JSON array; JSON Lines are often called .json as well."""
-    # bytes in another encoding become lone surrogates, so that they spoil their own row only
+    """Rows of a JSON array; files of JSON Lines are often named .json too."""
+    # bytes in another encoding become lone surrogates, so that only their own row is bad
     with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
         start = file.read(_CHUNK)
         if start.lstrip()[:1] == "[":
@@ -96,21 +92,16 @@ def _array(file: TextIO, buffer: str, path: Path) -> Iterator[Row]:
         except RecursionError:
             raise DataError(f"{path}, row {number + 1}: nested too deeply to be read") from None
         except ValueError as error:
-            # perhaps only the end of what was read: twice as much each time, which keeps the whole linear
+            # perhaps only the end of the buffer: reading twice as much each time keeps the whole linear
             more = file.read(max(_CHUNK, len(buffer) - position))
             if not more:
-                text = getattr(error, "msg", str(error))
-                raise DataError(f"{path}, row {number + 1}: not JSON ({text}): the file is cut off or damaged there") from None
+                where, why = f"{path}, row {number + 1}", getattr(error, "msg", str(error))
+                raise DataError(f"{where}: not JSON ({why}): the file is cut off or damaged there") from None
             buffer, position = buffer[position:] + more, 0
             continue
-        number += 1
-        if end - position > MAX_ROW:
-            yield f"row {number}", None, too_long(end - position)
-        elif isinstance(value, dict):
-            yield f"row {number}", value, None
-        else:
-            yield f"row {number}", None, "no JSON object"
-        position = end
+        number, size, position = number + 1, end - position, end
+        good = (value, None) if isinstance(value, dict) else _NOT_AN_OBJECT
+        yield f"row {number}", *((None, too_long(size)) if size > MAX_ROW else good)
 
 
 def _parquet(path: Path) -> Iterator[Row]:
@@ -124,21 +115,19 @@ def _parquet(path: Path) -> Iterator[Row]:
                 number += 1
                 yield f"row {number}", row, None
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: no readable Parquet after row {number} ({' '.join(str(error).split())[:100]})") from None
+        raise DataError(f"{path} cannot be read as Parquet after row {number} ({one_line(str(error), 100)})") from None
 
 
 def _csv(path: Path) -> Iterator[Row]:
-    before = csv.field_size_limit(1 << 30)  # the row's own limit is checked by who reads it
+    before = csv.field_size_limit(1 << 30)  # the caller checks the length of rows
     try:
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             reader = csv.DictReader(file, strict=True)
             for row in reader:
-                where = f"line {reader.line_num}"
-                if None in row or None in row.values():
-                    yield where, None, "more or fewer cells than the header has"
-                else:
-                    yield where, row, None
+                odd = None in row or None in row.values()
+                row = (None, "more or fewer cells than the header has") if odd else (row, None)
+                yield f"line {reader.line_num}", *row
     except csv.Error as error:
-        raise DataError(f"{path}: not CSV after line {reader.line_num} ({error})") from None
+        raise DataError(f"{path} cannot be read as CSV after line {reader.line_num} ({error})") from None
     finally:
         csv.field_size_limit(before)

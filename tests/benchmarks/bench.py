@@ -1,8 +1,8 @@
-"""What a training step costs, beside trl's own: `make bench`, or python tests/benchmarks/bench.py [--out FILE] [--gpu-rates].
+"""What a training step costs, compared with trl's own: `make bench`.
 
-Covered: seconds and tokens a second of a step on the tiny profile's model and batch, ours and three of stock trl, in one
-run; what each phase takes; then the verifiers (`bench_verifiers.py`). --gpu-rates measures a random-weight Qwen2-1.5B in NF4
-on a GPU instead. Not covered: how well anything is learnt; the weights stand still, so that all write texts of like length.
+Measures seconds and tokens a second of a step on the tiny profile's model and batch, for our reward and three others in
+the same trainer, and the share of each phase; then the verifiers (`bench_verifiers.py`). `--gpu-rates` measures a
+random-weight Qwen2-1.5B in NF4 on a GPU instead. The weights hardly change, so all variants write texts of like length.
 """
 
 from __future__ import annotations
@@ -13,36 +13,36 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from trl import GRPOTrainer
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the tests' helpers
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # helpers of the tests
 
 import bench_rates
 import bench_verifiers
 from step_clock import PHASES, measure
 
-from rrr_utils import conversation, files, provenance, settings, tasks, training
-from rrr_utils.errors import ResultsError
+from rrr_utils import conversation, files, provenance, settings, tasks
+from rrr_utils.errors import PLAIN
 from rrr_utils.miniature import corpus
 from rrr_utils.settings import ROOT, Settings
 
-#: the most that a step with one retry a reflection may cost, as a multiple of a step without retries
+#: how much longer than a step without retries a step with one retry per reflection may take, as a factor
 MOST = 1.6
 
 
-# ---------------------------------------------------------------- rewards, ours and what one writes without us
+# ---------------------------------------------------------------- rewards that one would write without the kit
 
 
 class NoRetry:
-    """trl's step without retries: every reward is 0."""
+    """A step without retries: every reward is 0."""
 
     __name__ = "no_retry"
 
-    def __init__(self, given: Settings):
-        self.settings, self.task, self.trainer, self.generated_tokens = given, tasks.get(given.task), None, 0
+    def __init__(self, given: Settings, trainer: GRPOTrainer):
+        self.settings, self.task, self.trainer, self.generated_tokens = given, tasks.get(given.task), trainer, 0
 
     def __call__(self, completions: list, completion_ids: list, **_) -> list[float]:
         self.generated_tokens += sum(map(len, completion_ids))
@@ -54,24 +54,26 @@ class Stock(NoRetry):
 
     def __call__(self, completions: list, completion_ids: list, row: list[str], attempt: list[str], **_) -> list[float]:
         super().__call__(completions, completion_ids)
-        rows, template = [json.loads(text) for text in row], self.trainer.processing_class.apply_chat_template
-        asked = [
-            template(conversation.retry(self.task, one, failed, said[0]["content"]), tokenize=False, add_generation_prompt=True)
-            for one, failed, said in zip(rows, attempt, completions, strict=True)
+        rows, tokenizer = [json.loads(text) for text in row], self.trainer.processing_class
+        chats = [
+            conversation.retry(self.task, one, failed, reflection[0]["content"])
+            for one, failed, reflection in zip(rows, attempt, completions, strict=True)
         ]
+        asked = [tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats]
         return [float(self.task.verify(text, one).correct) for text, one in zip(self.retries(asked), rows, strict=True)]
 
     def generate(self, texts: list[str]) -> list[str]:
         tokenizer, model = self.trainer.processing_class, self.trainer.model
         inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(model.device)
-        out = model.generate(**inputs, max_new_tokens=self.settings.attempt_tokens, do_sample=True, temperature=self.settings.temperature)
+        sampled = {"do_sample": True, "temperature": self.settings.temperature}
+        out = model.generate(**inputs, max_new_tokens=self.settings.attempt_tokens, **sampled)
         new = out[:, inputs["input_ids"].shape[1] :]
         self.generated_tokens += int((new != tokenizer.pad_token_id).sum())
         return tokenizer.batch_decode(new, skip_special_tokens=True)
 
 
 class OneByOne(Stock):
-    """The first thing one writes: a row at a time."""
+    """The simplest way: one row at a time."""
 
     __name__ = "one_by_one"
 
@@ -80,7 +82,7 @@ class OneByOne(Stock):
 
 
 class OneBatch(Stock):
-    """The next thing one writes: all rows in one padded batch."""
+    """The next simplest way: all rows in one padded batch."""
 
     __name__ = "one_batch"
 
@@ -88,9 +90,10 @@ class OneBatch(Stock):
         return self.generate(asked)
 
 
-VARIANTS: dict[str, Callable] = {
+#: rewards by name; None: the kit's own
+VARIANTS: dict[str, type[NoRetry] | None] = {
     "stock trl, no retries": NoRetry,
-    "ours (RetryReward)": training.RetryReward,
+    "ours (RetryReward)": None,
     "stock trl, retries in one batch": OneBatch,
     "stock trl, retries one row at a time": OneByOne,
 }
@@ -100,20 +103,21 @@ VARIANTS: dict[str, Callable] = {
 
 
 def made_failures(number: int) -> list[dict]:
-    """Countdown problems and an attempt at each that misses the target."""
+    """Countdown problems, each with an attempt that misses the target."""
     rng, lines = random.Random(0), []
     for row in tasks.get("countdown").load("train", 2 * number, 0):
         if corpus.solvable(row):
-            lines.append({"id": row["id"], "row": row, "attempt": corpus.wrong(corpus.steps(row["nums"]), row["target"], rng)[0]})
+            attempt, _ = corpus.wrong(corpus.steps(row["nums"]), row["target"], rng)
+            lines.append({"id": row["id"], "row": row, "attempt": attempt})
     return lines[:number]
 
 
 def tiny(steps: int, overrides: dict | None = None) -> dict[str, dict[str, float]]:
-    """All variants on the tiny profile, one after the other, a row each."""
+    """Seconds and tokens of a step on the tiny profile, by variant."""
     base = {"learning_rate": 1e-12, "dev_every": 10_000, "retries_per_reflection": 1, **(overrides or {})}
     rows = {}
     for name, variant in VARIANTS.items():
-        number = 2 if variant is OneByOne else steps  # it takes long and hardly varies
+        number = 2 if variant is OneByOne else steps  # slow, and its times hardly vary
         given = settings.load("tiny", {**base, "steps": 1 + number})
         with tempfile.TemporaryDirectory() as folder:
             rows[name] = measure(given, made_failures(4 * given.failures_per_step), variant, Path(folder))
@@ -122,39 +126,41 @@ def tiny(steps: int, overrides: dict | None = None) -> dict[str, dict[str, float
 
 
 def table(rows: dict[str, dict[str, float]]) -> str:
-    """The rows side by side."""
-    base = rows["stock trl, no retries"]["seconds"]
-    head = f"{'one optimiser step':38}{'seconds':>9}{'tokens/s':>10}" + "".join(f"{phase:>{len(phase) + 2}}" for phase in (*PHASES, "rest"))
-    lines = [head + "  against no retries"]
+    """The variants as a table: seconds, tokens a second, share of each phase, times the seconds without retries."""
+    base, phases = rows["stock trl, no retries"]["seconds"], (*PHASES, "rest")
+    head = "".join(f"{phase:>{len(phase) + 2}}" for phase in phases)
+    lines = [f"{'one optimiser step':38}{'seconds':>9}{'tokens/s':>10}{head}  against no retries"]
     for name, row in rows.items():
-        shares = [row[phase] / row["seconds"] for phase in PHASES]
-        cells = "".join(f"{100 * s:{len(p) + 1}.0f}%" for p, s in zip((*PHASES, "rest"), (*shares, 1 - sum(shares)), strict=True))
-        lines.append(f"{name:38}{row['seconds']:9.2f}{row['tokens'] / row['seconds']:10.0f}{cells}  x {row['seconds'] / base:.2f}")
+        seconds = row["seconds"]
+        shares = [row[phase] / seconds for phase in PHASES]
+        shares = dict(zip(phases, (*shares, 1 - sum(shares)), strict=True))
+        cells = "".join(f"{100 * share:{len(phase) + 1}.0f}%" for phase, share in shares.items())
+        lines.append(f"{name:38}{seconds:9.2f}{row['tokens'] / seconds:10.0f}{cells}  x {seconds / base:.2f}")
     return "\n".join(lines)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python tests/benchmarks/bench.py", description="What a training step costs, beside trl's own.")
-    parser.add_argument("--steps", type=int, default=4, help="steps that are measured, after one that warms up")
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python tests/benchmarks/bench.py", description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=4, help="steps to measure, after one that warms up")
     parser.add_argument("--out", type=Path, help="also write the rows as JSON to this file")
-    parser.add_argument("--gpu-rates", action="store_true", help="instead: a random-weight Qwen2-1.5B in NF4, into results/rates.csv")
+    gpu = "instead: a random-weight Qwen2-1.5B in NF4, into results/rates.csv"
+    parser.add_argument("--gpu-rates", action="store_true", help=gpu)
     given = parser.parse_args(arguments)
     if given.gpu_rates:
         return bench_rates.write(ROOT / "results" / "rates.csv", given.steps)
     try:
         rows = tiny(given.steps)
-    except (settings.SettingsError, ResultsError) as error:
+    except PLAIN as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     s = settings.load("tiny")
-    batch = f"{s.failures_per_step} failures x {s.reflections_per_failure} reflections of at most {s.reflection_tokens} tokens"
-    threads = f"{torch.get_num_threads()} CPU thread(s)"
-    print(f"\n{batch}, one retry of at most {s.attempt_tokens} each; {threads}; medians of {given.steps} steps\n")
-    print(table(rows))
+    batch = f"{s.failures_per_step} failures x {s.reflections_per_failure} reflections"
+    print(f"\n{batch} of at most {s.reflection_tokens} tokens, one retry of at most {s.attempt_tokens} each")
+    print(f"{torch.get_num_threads()} CPU thread(s); medians of {given.steps} steps\n\n{table(rows)}")
     ratio = rows["ours (RetryReward)"]["seconds"] / rows["stock trl, no retries"]["seconds"]
     verdict = "within" if ratio <= MOST else "ABOVE"
-    print(f"\nours costs {ratio:.2f} times the step without retries: {verdict} the {MOST} that it may cost\n")
+    print(f"\nours takes {ratio:.2f} times as long as a step without retries: {verdict} the limit of {MOST}\n")
     if given.out:
         files.write_json(given.out, {"rows": rows, "ratio": ratio, "provenance": provenance.provenance(time.time())})
     bench_verifiers.main()

@@ -1,7 +1,7 @@
-"""What a step costs on a GPU for a model of a real one's shape: python tests/benchmarks/bench.py --gpu-rates.
+"""What a step costs on a GPU for a model with a real one's shape: python tests/benchmarks/bench.py --gpu-rates.
 
-A random-weight Qwen2-1.5B in NF4 with LoRA rank 16: 8 reflections a failure, prompts of 800 tokens, reflections of 256,
-retries of 128. Random weights hardly ever end a turn, so that every text has its full length. Not covered: other shapes.
+A random-weight Qwen2-1.5B in NF4 with LoRA rank 16: 8 reflections per failure, prompts of 800 tokens, reflections of
+256, retries of 128. Random weights hardly ever end a turn, so every text has its full length.
 """
 
 from __future__ import annotations
@@ -20,28 +20,29 @@ import torch
 from step_clock import measure
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-from rrr_utils import conversation, files, provenance, settings, tasks, training
+from rrr_utils import conversation, files, provenance, settings, tasks
 from rrr_utils.settings import Settings
 
 QWEN2_15B = {
-    "vocab_size": 151_936, "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12,
-    "num_key_value_heads": 2, "tie_word_embeddings": True, "max_position_embeddings": 32_768,
+    "vocab_size": 151_936, "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28,
+    "num_attention_heads": 12, "num_key_value_heads": 2, "tie_word_embeddings": True, "max_position_embeddings": 32_768,
 }  # fmt: skip
 TOKENS = {"prompt": 800, "reflection": 256, "retry": 128}
 
 
 def random_model(folder: Path, shape: dict) -> None:
-    """A model of that shape with random weights, and a tokenizer with a word for each of its tokens."""
+    """Save a model of that shape with random weights, and a tokenizer with a word for each of its tokens."""
     tokenizer = helpers_models.byte_tokenizer()
     tokenizer.add_tokens([f" w{k}" for k in range(shape["vocab_size"] - len(tokenizer))])
     torch.manual_seed(0)
-    config = Qwen2Config(**shape, bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    config = Qwen2Config(**shape, bos_token_id=None, **ends)
     Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
 def long_failures(given: Settings, number: int, tokens: dict[str, int]) -> list[dict]:
-    """Failures whose conversations, up to the request to reflect, are of exactly as many tokens as asked for."""
+    """Failures with conversations of exactly `tokens["prompt"]` tokens, up to and with the request to reflect."""
     task, tokenizer = tasks.get(given.task), AutoTokenizer.from_pretrained(given.model)
     words = len(tokenizer) - 300
 
@@ -52,42 +53,50 @@ def long_failures(given: Settings, number: int, tokens: dict[str, int]) -> list[
     attempts = task.load("dev", number, 0, f"{min(tokens['retry'], tokens['prompt'] // 4)} of {words}")
     first = next(conversations(1))
     messages = conversation.reflect(task, first["row"], first["attempt"])
-    rest = len(tokenizer(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))["input_ids"])
+    rest = len(
+        tokenizer(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))["input_ids"]
+    )
     return list(conversations(tokens["prompt"] - rest + 1))
 
 
 def rates(shape: dict, tokens: dict[str, int], steps: int, overrides: dict | None = None) -> list[dict]:
-    """A row a phase: seconds a step and tokens a second of GRPO with retries on a random model; peak memory, hardware, versions."""
+    """GRPO with retries on a random model: a row for each phase with seconds a step, tokens a second, peak GiB."""
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         random_model(home / "model", shape)
         given = settings.load("single_gpu", {
-            "task": str(Path(__file__).with_name("words_task.py")), "model": str(home / "model"), "source": None, "steps": 1 + steps,
-            "lora_rank": 16, "lora_alpha": 32, "failures_per_step": 4, "reflections_per_failure": 8, "dev_every": 10_000,
-            "attempt_tokens": tokens["retry"], "reflection_tokens": tokens["reflection"], **(overrides or {}),
+            "task": str(Path(__file__).with_name("words_task.py")), "model": str(home / "model"), "source": None,
+            "steps": 1 + steps, "lora_rank": 16, "lora_alpha": 32, "failures_per_step": 4, "reflections_per_failure": 8,
+            "dev_every": 10_000, "attempt_tokens": tokens["retry"], "reflection_tokens": tokens["reflection"],
+            **(overrides or {}),
         })  # fmt: skip
-        row = measure(given, long_failures(given, 4 * given.failures_per_step, tokens), training.RetryReward, home)
+        row = measure(given, long_failures(given, 4 * given.failures_per_step, tokens), None, home)
     batch = given.failures_per_step * given.reflections_per_failure
     whole = batch * (tokens["prompt"] + tokens["reflection"])
-    counts = {"step": batch * (tokens["reflection"] + tokens["retry"]), "generation": batch * tokens["reflection"],
-              "retries": batch * tokens["retry"], "log-probabilities": whole * (2 if given.beta else 1), "backward": whole}  # fmt: skip
+    counts = {
+        "step": batch * (tokens["reflection"] + tokens["retry"]), "generation": batch * tokens["reflection"],
+        "retries": batch * tokens["retry"], "log-probabilities": whole * (2 if given.beta else 1), "backward": whole,
+    }  # fmt: skip
     made = provenance.provenance(time.time())
+    layers, hidden, vocabulary = (shape[name] for name in ("num_hidden_layers", "hidden_size", "vocab_size"))
     common = {
-        "model": f"random Qwen2, {shape['num_hidden_layers']} layers of {shape['hidden_size']}, vocabulary {shape['vocab_size']}",
+        "model": f"random Qwen2, {layers} layers of {hidden}, vocabulary {vocabulary}",
         "weights": "NF4" if given.load_in_4bit else given.dtype, "lora_rank": given.lora_rank, "dtype": given.dtype,
-        "reflections": batch, "micro_batch": given.micro_batch, **{f"{name}_tokens": count for name, count in tokens.items()},
+        "reflections": batch, "micro_batch": given.micro_batch,
+        **{f"{name}_tokens": count for name, count in tokens.items()},
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if torch.cuda.is_available() else "",
         "hardware": json.dumps(made["hardware"]), "versions": json.dumps(made["packages"]),
     }  # fmt: skip
+    seconds = {name: row["seconds" if name == "step" else name] for name in counts}
     return [
-        {"phase": name, "seconds": round(row["seconds" if name == "step" else name], 4), "tokens": count,
-         "tokens_per_second": round(count / row["seconds" if name == "step" else name], 1), **common}
+        {"phase": name, "seconds": round(seconds[name], 4), "tokens": count,
+         "tokens_per_second": round(count / seconds[name], 1), **common}
         for name, count in counts.items()
     ]  # fmt: skip
 
 
 def write(path: Path, steps: int) -> int:
-    """Measure on the GPU and write the CSV; refused where there is none."""
+    """Measure on the GPU and write the CSV; returns the exit status: 2 where there is no GPU."""
     if not torch.cuda.is_available():
         print("bench: --gpu-rates needs a CUDA GPU, and torch finds none here", file=sys.stderr)
         return 2

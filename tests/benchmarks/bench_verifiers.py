@@ -1,7 +1,7 @@
 """How long the verifiers take: `python tests/benchmarks/bench_verifiers.py`.
 
-First an ordinary answer, in microseconds (below 50 is asked for). Then hostile and plain texts of 10 KB, 100 KB and 1 MB:
-time may grow no faster than length, so that the column of nanoseconds a character stays level from left to right.
+First ordinary answers, in microseconds (the limit is 50). Then hostile and plain texts of 10 KB, 100 KB and 1 MB: time
+must not grow faster than length, so the nanoseconds per character stay about the same from left to right.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ SIZES = (10_000, 100_000, 1_000_000)
 COUNTDOWN = {"nums": [44, 19, 35, 7], "target": 98}
 TOOLS = [
     {"name": name, "description": "As its name says.", "parameters": {
-        "city": {"description": "Where.", "type": "str"}, "days": {"description": "How long.", "type": "int, optional", "default": 1}}}
+        "city": {"description": "Where.", "type": "str"},
+        "days": {"description": "How long.", "type": "int, optional", "default": 1}}}
     for name in ("weather", "traffic", "news")
 ]  # fmt: skip
 CALLS = [
@@ -56,7 +57,11 @@ LONG = {
     "function calling, quotes": (function_calling, repeated('"{"name"'), FUNCTION),
     "function calling, spaces": (function_calling, repeated(" ", "[{", '"name"'), FUNCTION),
     "function calling, bracket, spaces": (function_calling, repeated("[" + " " * 99), FUNCTION),
-    "function calling, digits": (function_calling, repeated("9", '[{"name": "weather", "arguments": {"days": ', "}}]"), FUNCTION),
+    "function calling, digits": (
+        function_calling,
+        repeated("9", '[{"name": "weather", "arguments": {"days": ', "}}]"),
+        FUNCTION,
+    ),
     "function calling, blocks": (function_calling, repeated("<tool_call>{}</tool_call>"), FUNCTION),
     "function calling, many keys": (
         function_calling,
@@ -67,7 +72,7 @@ LONG = {
 
 
 def seconds(task, text: str, row: dict) -> float:
-    """The best of some repetitions: what the machine does besides is not the verifier's."""
+    """The best of some repetitions, which the rest of the machine disturbs least."""
     timer = timeit.Timer(lambda: task.verify(text, row))
     number = max(1, int(0.02 / max(timer.timeit(1), 1e-7)))
     return min(timer.repeat(5 if number > 1 else 2, number)) / number

@@ -1,4 +1,4 @@
-"""Seconds of a GRPO step and of its phases: trl's own methods, timed from outside."""
+"""Seconds of a GRPO step and of its phases; times trl's own methods from outside."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from transformers import TrainerCallback, set_seed
+from transformers import TrainerCallback
 from trl import GRPOTrainer
 
 from rrr_utils import training
-from rrr_utils.policy import exact_4bit, load_base, lora_config, trainable_to_float32
 from rrr_utils.settings import Settings
 
-#: what is timed; log-probabilities are the reference's and the trained model's, backward is the gradients alone
+#: what is timed; "log-probabilities" covers the reference model and the trained one, "backward" only the gradients
 PHASES = ("generation", "retries", "log-probabilities", "backward")
 
 
 class Clock(TrainerCallback):
-    """A line a step: seconds in all and of each phase, tokens generated. A trainer's methods are wrapped where phases begin."""
+    """Collects for each step its seconds, the seconds of each phase, and the tokens generated."""
 
     def __init__(self, trainer: GRPOTrainer, reward):
         self.reward, self.seconds, self.lines = reward, defaultdict(float), []
         trainer._generate_single_turn = self.timed(trainer._generate_single_turn, "generation")
-        trainer._get_per_token_logps_and_entropies = self.timed(trainer._get_per_token_logps_and_entropies, "log-probabilities")
+        logps = trainer._get_per_token_logps_and_entropies
+        trainer._get_per_token_logps_and_entropies = self.timed(logps, "log-probabilities")
         trainer.accelerator.backward = self.timed(trainer.accelerator.backward, "backward")
         trainer.reward_funcs = [self.timed(reward, "retries")]
         trainer.add_callback(self)
 
     def timed(self, function: Callable, phase: str) -> Callable:
-        """The function, whose seconds are counted."""
+        """The function, with its seconds added to the phase."""
 
         def call(*arguments, **named):
             began = now()
@@ -55,31 +55,17 @@ class Clock(TrainerCallback):
 
 
 def now() -> float:
-    """Seconds, once the GPU has done what it was asked."""
+    """Seconds, after the GPU has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
-def median(lines: list[dict]) -> dict[str, float]:
-    """The median of each number over the steps after the first, which warms up."""
-    rest = lines[1:] or lines
-    return {name: statistics.median(line[name] for line in rest) for name in rest[0]}
-
-
-def measure(given: Settings, failures: list[dict], variant: Callable, folder: Path) -> dict[str, float]:
-    """The median step of one variant: the same model, batch, seed and trainer settings, another reward."""
-    set_seed(given.seed)
-    policy = load_base(given)
-    reward = variant(given)
-    trainer = GRPOTrainer(
-        model=policy.model, processing_class=policy.tokenizer, reward_funcs=reward, args=training.grpo_config(given, folder),
-        train_dataset=training.dataset(given, failures), peft_config=lora_config(given),
-    )  # fmt: skip
-    reward.trainer = trainer
-    exact_4bit(trainer.model)
-    trainable_to_float32(trainer.model)
-    clock = Clock(trainer, reward)
-    with contextlib.redirect_stdout(io.StringIO()):  # trl's own lines, which say nothing of time
+def measure(given: Settings, failures: list[dict], variant: Callable | None, folder: Path) -> dict[str, float]:
+    """Medians of a step, without the first one: our trainer with `variant(given, trainer)` as reward, None: our own."""
+    trainer, ours = training.build_trainer(given, failures, folder)
+    clock = Clock(trainer, variant(given, trainer) if variant else ours)
+    with contextlib.redirect_stdout(io.StringIO()):  # trl's own lines
         trainer.train()
-    return median(clock.lines)
+    steps = clock.lines[1:] or clock.lines
+    return {name: statistics.median(step[name] for step in steps) for name in steps[0]}

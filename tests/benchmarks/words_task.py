@@ -1,4 +1,4 @@
-"""A task for measuring alone: prompts of a given number of words, and a verdict that a checksum decides."""
+"""A task for measuring only: prompts of a given number of words, and verdicts that a checksum decides."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ERRORS = ("odd",)
 
 
 def load(split: str, n: int | None, seed: int, source: str | None = None) -> list[dict]:
-    """Rows of as many words as `source` says, of a vocabulary of as many as it says: "600 of 151000"."""
+    """Rows of random words. `source` gives the words of a row and the size of the vocabulary: "600 of 151000"."""
     length, size = map(int, (source or "600 of 151000").split(" of "))
     rng = random.Random(f"{split}-{seed}")
     texts = ["".join(f" w{rng.randrange(size)}" for _ in range(length)) for _ in range(n or 100)]
@@ -26,6 +26,6 @@ def prompt(row: dict) -> str:
 
 
 def verify(completion: str, row: dict) -> Verdict:
-    """Right every other time."""
+    """Right for every other text."""
     right = zlib.crc32(completion.encode("utf-8", "replace")) % 2 == 0
     return Verdict(right, None if right else "odd", right)

@@ -6,8 +6,8 @@ import random
 
 from rrr_utils.tasks import DataError, Verdict
 
-VERSION = 1  # raise it when the meaning of rows or verdicts changes: older results then count as stale
-REFLECT = "That is wrong. Reflect on what went wrong and write a short explanation that will help you do better next time."
+VERSION = 1  # raise it when the meaning of rows or verdicts changes: results then go to other folders
+REFLECT = "That is wrong. Reflect on what went wrong and write a short explanation that helps you do better next time."
 ERRORS = ("wrong_letters", "wrong_order")
 DEFAULT_SOURCE = "procedural:letters=abcdefgh"  # words of four of these letters
 SPLITS = ("pretrain", "train", "train", "train", "dev", "test", "test")

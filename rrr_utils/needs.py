@@ -1,0 +1,105 @@
+"""What a stage needs before it runs: GPUs, packages, data, a disk, and the results of the stages before it.
+
+Everything that would stop a stage later is found here first, in one line. `ensure` is for notebooks.
+"""
+
+import importlib.util
+import json
+import os
+import shlex
+import subprocess
+import sys
+
+from rrr_utils import gpus, runs, tasks
+from rrr_utils.errors import ResultsError, SettingsError
+from rrr_utils.settings import ROOT, Settings, load
+
+
+def command(settings: Settings, stage: str) -> str:
+    """The command that makes a stage's result; what equals the profile is left out.
+
+    >>> command(load("tiny", {"seed": 1, "steps": 5}), "train")
+    'python -m rrr_utils.launch train --profile tiny -p seed=1 -p steps=5'
+    """
+    base = load(settings.profile).model_dump(mode="json")
+    own = settings.model_dump(mode="json")
+    ignored = {"failures": ("profile", "seed", "seeds"), "tables": ("profile", "seed")}.get(stage, ("profile", "seeds"))
+    options = []
+    for name, value in own.items():
+        if value != base[name] and name not in ignored:
+            text = value if isinstance(value, str) else "none" if value is None else json.dumps(value)
+            options += ["-p", f"{name}={text}"]
+    return shlex.join(["python", "-m", "rrr_utils.launch", stage, "--profile", settings.profile, *options])
+
+
+def check(settings: Settings, stage: str) -> None:
+    """Raise one of PLAIN for whatever would stop the stage later: GPUs, packages, data, upstream results, the disk."""
+    there = gpus.visible()
+    if stage != "tables" and settings.preset not in (None, "cpu") and not there:
+        raise SettingsError(
+            f"preset {settings.preset} is for a GPU and this machine shows none: on a CPU a model of billions of "
+            "parameters takes days. Run it where there is a GPU, or add preset=cpu to run it here all the same"
+        )
+    if stage == "train" and settings.gpus > max(1, len(there)):
+        raise SettingsError(f"gpus is {settings.gpus} but this machine shows {len(there)}: set gpus lower")
+    package = settings.report_to if stage == "train" and settings.report_to != "none" else "json"
+    if importlib.util.find_spec(package) is None:
+        raise SettingsError(f"report_to is {package}, which is not installed: pip install {package}, or set it to none")
+    if stage == "failures" and (settings.source or "procedural:").startswith("procedural:"):
+        tasks.load(tasks.get(settings.task), "train", 1, runs.source_of(settings), settings.max_bad_rows)
+    check_upstream(settings, stage)
+    if stage == "train" and (found := runs.done(settings, "failures")):
+        if (kept := found["summary"].get("failures", settings.failures_per_step)) < settings.failures_per_step:
+            raise SettingsError(
+                f"{kept} failures, and a step takes failures_per_step {settings.failures_per_step}: "
+                "collect more (train_queries, rounds) or lower failures_per_step"
+            )
+    with runs.hold(runs.root(settings)):  # the folder can be made and written to
+        pass
+
+
+def missing(settings: Settings, stage: str) -> list[tuple[Settings, str]]:
+    """What the stage reads and is not there. For the tables any finished evaluation will do."""
+    if stage == "tables":
+        wanted = [(one, "evaluate") for one in runs.asked(settings)]
+        return [] if any(runs.done(one, name) for one, name in wanted) else wanted
+    return [(one, name) for one, name in runs.upstream(settings, stage) if not runs.done(one, name)]
+
+
+def check_upstream(settings: Settings, stage: str) -> None:
+    """Raise SettingsError where the stage reads what is not there and what nobody asked to be made.
+
+    The tiny profile makes what it lacks, unless a training of this seed is there with other settings.
+    """
+    for one, name in missing(settings, stage):
+        make = f"make it with   {command(one, name)}"
+        if runs.profile_name(settings) != "tiny":
+            raise SettingsError(f"{stage} reads the result of {name}, which is not there: {make}")
+        for run in runs.listed(runs.root(settings)) if one.seed is not None and name != "failures" else ():
+            same = run.folder.parent == runs.home(one) and run.begun["settings"].get("seed") == one.seed
+            if same and run.begun["stage"] == "train" and run.folder != runs.stage_dir(one, "train"):
+                apart = runs.differing(one, run).items()
+                what = ", ".join(f"{key} {there!r} there and {here!r} here" for key, (there, here) in apart)
+                raise SettingsError(
+                    f"no '{name}' result of these settings; there is {run.folder.name}, with {what}: "
+                    f"set these to take it, or {make}"
+                )
+
+
+def ensure(settings: Settings, stage: str) -> None:
+    """For notebooks: check the stage, and in the tiny profile make what it reads and lacks. Raises one of PLAIN."""
+    if runs.done(settings, stage):
+        return
+    check(settings, stage)
+    for one, name in missing(settings, stage):
+        line = command(one, name)
+        print(f"{stage} reads the result of {name}, which is not there yet. Making it: {line}", flush=True)
+        environment = {**os.environ, "RRR_PLAIN_LOG": "1"}
+        words = [sys.executable, *shlex.split(line)[1:]]
+        pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        with subprocess.Popen(words, cwd=ROOT, env=environment, **pipe) as process:
+            last = ""
+            for last in process.stdout:
+                print(last, end="", flush=True)
+        if process.returncode:
+            raise ResultsError(f"{name}, which {stage} reads, could not be made: {last.strip() or line}")

@@ -1,0 +1,130 @@
+"""Which runs there are, how they differ from the settings at hand, and removing those that are named: `make runs`."""
+
+import contextlib
+import shutil
+import time
+from pathlib import Path
+
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from rrr_utils import files, runs, samples
+from rrr_utils.errors import PLAIN, ResultsError
+from rrr_utils.report import cells
+from rrr_utils.report.text import TRIES, markdown, safe
+from rrr_utils.settings import Settings
+
+
+def others(settings: Settings, stage: str) -> pd.DataFrame:
+    """Runs of the settings' task, model and stage that are not the ones asked for, and what differs.
+
+    For evaluations a row per policy, with % right on the first and the own second try, greedy.
+    """
+    rows, taken = [], _folders([settings, *runs.asked(settings)])
+    for run in runs.listed(settings.results_dir):
+        if run.begun["stage"] == stage and run.folder.parent == runs.home(settings) and run.folder not in taken:
+            run = run._replace(result=runs.whole(run.folder))
+            row = {"run": run.folder.name, "state": state(run), "differs (there / here)": differs(settings, run)}
+            rows += [row | more for more in (_accuracies(run) if stage == "evaluate" and run.result else [{}])]
+    return pd.DataFrame(rows).fillna("")
+
+
+def _folders(asked: list[Settings]) -> set[Path]:
+    """The folders of these evaluations and of the stages before them."""
+    every = [(one, stage) for one in asked for stage in runs.STAGES[:3]]
+    return {runs.stage_dir(one, stage) for one, stage in every if one.seed is not None or stage == "evaluate"}
+
+
+def _accuracies(run: runs.Run) -> list[dict]:
+    """A row per policy of a finished evaluation."""
+    identity, rows = run.begun["identity"], []
+    if identity["versions"]["stage"] == runs.VERSIONS["evaluate"]:  # else its lines may mean something else
+        frame = cells.over_seeds(cells.outcomes(samples.read(run.folder), identity["verdict"]), "", "")
+        for policy, group in frame[frame["decoding"] == "greedy"].groupby("policy", sort=False):
+            right = {(r.attempt, r.control): f"{100 * r.accuracy:.1f}" for r in group.itertuples()}
+            shown = {title: right[key] for key, title in TRIES.items() if key[1] in ("", "own")}
+            rows.append({"policy": policy} | shown)
+    return rows or [{}]
+
+
+def state(run: runs.Run) -> str:
+    """done, failed: why, damaged, or not finished."""
+    if run.failed and not run.result:
+        return safe(f"failed: {run.failed.get('error')}")
+    damaged = (run.folder / "result.damaged.json").exists()
+    return "done" if run.result else "damaged" if damaged else "not finished"
+
+
+def differs(settings: Settings, run: runs.Run, most: int = 99) -> str:
+    """What differs between a run and the same run of these settings: name, there / here, at most so many."""
+    apart = runs.differing(settings.model_copy(update={"seed": run.begun["settings"].get("seed")}), run)
+    first = {name: apart[name] for name in ("task", "model") if name in apart}  # with these all else differs as well
+    said = [f"{name} {str(old)[:40]} / {str(new)[:40]}" for name, (old, new) in (first or apart).items()]
+    more = [f"and {len(said) - most} more"] if len(said) > most else []
+    return safe(", ".join(said[:most] + more)) or "the seed alone"
+
+
+def overview(settings: Settings) -> str:
+    """Every run in the results_dir as text: a table, and the sum of sizes."""
+    note, taken, rows, total = "", set(), [], 0
+    try:
+        taken = _folders(runs.asked(settings))
+    except PLAIN as error:  # a hub model with no recorded commit, for one
+        note = f"\nWhich of them the table of profile {settings.profile} would take is not known: {safe(error)}"
+    for run in runs.listed(settings.results_dir):
+        size, hours = _weight(run.folder)
+        age = f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.0f} days"
+        row = {"run": _name(run), "stage": run.begun["stage"], "size": f"{size:.1f} MB", "age": age}
+        row |= {"state": state(run), "in the table": "yes" if run.folder in taken else ""}
+        rows.append(row | {"differs (there / here)": "" if run.folder in taken else differs(settings, run, 3)})
+        total += size
+    where = f"{len(rows)} runs, {total:.1f} MB, in {runs.root(settings)}{note}"
+    return f"{markdown(pd.DataFrame(rows))}\n\n{where}" if rows else where
+
+
+def delete(settings: Settings, names: list[str]) -> list[str]:
+    """Remove the named runs; returns what to say: how much was freed, and which runs were made from them.
+
+    A name is a folder's, or task/model/name. Raises ResultsError, before anything is removed, where a name is unknown
+    or ambiguous or another process works in the folder.
+    """
+    root, listed, chosen, said = runs.root(settings), runs.listed(settings.results_dir), {}, []
+    for name in names:
+        found = [run for run in listed if run.folder.as_posix().endswith(f"/{name.strip('/')}")]
+        if len(found) != 1:
+            what = f"'{name}' may be {', '.join(map(_name, found))}: say which" if found else f"no run '{name}'"
+            raise ResultsError(f"{what}; python -m rrr_utils.report --runs lists them. Nothing was removed")
+        chosen[found[0].folder] = found[0]
+    with contextlib.ExitStack() as held:
+        for path in [folder / name for folder in chosen for name in (".launch.lock", ".lock")]:
+            try:
+                held.enter_context(FileLock(path, timeout=0))
+            except Timeout:
+                raise ResultsError(f"another process works in {path.parent}: nothing was removed") from None
+            except OSError as error:
+                raise files.no_space(path, error) from None
+        left = [run for run in listed if run.folder not in chosen]
+        made = {path.parent.name: files.read_json(path) or {} for path in root.glob("tables/*/result.json")}
+        for folder, run in chosen.items():
+            said.append(f"removed {_name(run)}: {_weight(folder)[0]:.1f} MB freed")
+            own = folder.name.rpartition("-")[2]
+            after = [x.folder.name for x in left if own in x.begun["identity"].get("upstream", {}).values()]
+            reads = [name for name, result in made.items() if _name(run) in result.get("identity", {}).get("read", ())]
+            after += [f"the report in tables/{name}" for name in reads]
+            said += [f"{name} was made from it; it stays" for name in after]
+            (folder / "result.json").unlink(missing_ok=True)  # first: half a folder must not pass for a whole one
+            shutil.rmtree(folder)
+    return said
+
+
+def _name(run: runs.Run) -> str:
+    return "/".join(run.folder.parts[-3:])
+
+
+def _weight(folder: Path) -> tuple[float, float]:
+    """Megabytes of a folder's files, and hours since the newest was written."""
+    found = [folder.stat()]
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # a run may just have replaced it
+            found.append(path.stat())
+    return sum(one.st_size for one in found) / 1e6, (time.time() - max(one.st_mtime for one in found)) / 3600

@@ -1,0 +1,96 @@
+"""The reward of a reflection: the model retries, and the retry is verified."""
+
+import contextlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trl.trainer.grpo_trainer as grpo  # Unsloth patches names in this module: look them up here, at use
+
+from rrr_utils import conversation, tasks
+from rrr_utils.files import append_jsonl
+from rrr_utils.policy import Policy, without_adapter
+from rrr_utils.sampling import Completion, HFSampler
+from rrr_utils.settings import Settings
+
+if TYPE_CHECKING:
+    from trl import GRPOTrainer
+
+
+class RetryReward:
+    """The reward of a reflection: does the retry that follows it verify? Mean over `retries_per_reflection` retries.
+
+    trl calls it with a batch of reflections and the columns of the data set. `trainer` is set after construction.
+    """
+
+    __name__ = "retry"  # trl names its metrics after it
+
+    def __init__(self, settings: Settings, log: Path | None = None):
+        self.settings, self.task, self.log = settings, tasks.get(settings.task), log
+        self.trainer: GRPOTrainer | None = None
+        self.generated_tokens = 0  # of reflections and retries, since the start
+
+    def __call__(
+        self,
+        prompts: list,
+        completions: list,
+        completion_ids: list[list[int]],
+        *,
+        id: list[str],
+        row: list[str],
+        attempt: list[str],
+        trainer_state,
+        log_extra: Callable,
+        log_metric: Callable,
+        **_,
+    ) -> list[float]:
+        """One reward in 0..1 for each completion."""
+        texts = [c[0]["content"] if isinstance(c, list) else c for c in completions]
+        rows = [json.loads(text) for text in row]
+        retries = self.retry(rows, attempt, texts, trainer_state.global_step)
+        verdicts = [[self.right(c.text, one) for c in own] for own, one in zip(retries, rows, strict=True)]
+        rewards = [sum(own) / len(own) for own in verdicts]
+        self.generated_tokens += sum(map(len, completion_ids)) + sum(c.tokens for own in retries for c in own)
+        log_extra("reflection", texts)
+        log_extra("retry", [own[0].text for own in retries])
+        log_metric("retry_correct", sum(rewards) / len(rewards))
+        if self.log is not None and self.trainer.accelerator.is_main_process:
+            step, firsts = trainer_state.global_step + 1, [own[0].text for own in retries]
+            keys = ("id", "row", "attempt", "reflection", "retry", "reward")
+            columns = zip(id, rows, attempt, texts, firsts, rewards, strict=True)
+            append_jsonl(self.log, [{"step": step, **dict(zip(keys, line, strict=True))} for line in columns])
+        return rewards
+
+    def right(self, completion: str, row: dict) -> bool:
+        """Whether a completion is right, by the verdict that the settings choose."""
+        return tasks.is_right(tasks.verify(self.task, completion, row), self.settings.verdict)
+
+    def retry(self, rows: list[dict], attempts: list[str], reflections: list[str], step: int) -> list[list[Completion]]:
+        """The retries after the reflections, `retries_per_reflection` each, in one batch, decoded as in training."""
+        s = self.settings
+        conversations = [
+            conversation.retry(self.task, row, attempt, reflection, s.chain_of_thought)
+            for row, attempt, reflection in zip(rows, attempts, reflections, strict=True)
+        ]
+        n, temperature = (s.retries_per_reflection, s.temperature) if s.retry_decoding == "sampled" else (1, 0.0)
+        seed = (s.seed or 0) * 1_000_003 + step + 7919 * self.trainer.accelerator.process_index
+        return self.generate(conversations, n, s.attempt_tokens, temperature, seed, base=s.retry_policy == "base")
+
+    def generate(
+        self, conversations: list, n: int, max_tokens: int, temperature: float, seed: int, base: bool = False
+    ) -> list[list[Completion]]:
+        """Sample from the model in training, in eval mode: train mode with checkpointing silently gives wrong text."""
+        trainer = self.trainer
+        deepspeed3 = getattr(trainer.args, "ds3_gather_for_generation", True)
+        unwrap = grpo.unwrap_model_for_generation
+        with unwrap(trainer.model_wrapped, trainer.accelerator, gather_deepspeed3_params=deepspeed3) as model:
+            was_training = model.training
+            model.eval()
+            try:
+                with without_adapter(model) if base else contextlib.nullcontext():
+                    speaker = Policy(model, trainer.processing_class)
+                    sampler = HFSampler(speaker, self.settings.sample_batch, progress=False)
+                    return sampler.sample(conversations, n, max_tokens, temperature, seed)
+            finally:
+                model.train(was_training)

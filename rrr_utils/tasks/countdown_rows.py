@@ -1,0 +1,202 @@
+"""Countdown's problems: drawn at random from a procedural source, or read from the real set or a file like it.
+
+The real set has 490,364 rows like {"target": 98, "nums": [44, 19, 35]}. The content of a row is the target and the
+multiset of numbers, and its hash decides the split: in its order, the first 15,000 are test, the next 1,000 dev, the
+rest train. Of fewer than 75,000 rows, test takes a fifth, of fewer than 20,000, dev takes a twentieth. Unlike
+procedural splits these share multisets of numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+import re
+from collections.abc import Callable
+from itertools import combinations
+from typing import Any
+
+from rrr_utils.errors import DataError
+from rrr_utils.tasks import sources
+
+#: what the embedded model is made for: three numbers from 1 to 15, targets from 1 to 60
+DEFAULT_SOURCE = "procedural:numbers=3,low=1,high=15,target_low=1,target_high=60"
+SPLITS = {"pretrain": 0.50, "train": 0.70, "dev": 0.80, "test": 1.00}  # upper ends, for the multiset's hash in [0, 1)
+
+TEST, DEV = 15_000, 1_000
+FEWEST, MOST = 2, 8  # numbers of a problem
+LARGEST = 10**9  # larger numbers are taken for mistakes
+INTEGER = re.compile(r"-?[0-9]{1,10}")
+#: what is kept of a row; `key` is the hash of its content and, to choose between rows of one content, its numbers
+SCHEMA = {"key": "string", "target": "int64", "nums": "list<int64>"}
+
+
+def cluster_of(nums: list[int]) -> str:
+    """The multiset of numbers as text: problems that share it are not independent of each other."""
+    return "-".join(map(str, sorted(nums)))
+
+
+def row_of(nums: list[int], target: int) -> dict:
+    """The task's row for a problem."""
+    cluster = cluster_of(nums)
+    return {"id": f"{cluster}:{target}", "cluster": cluster, "nums": nums, "target": target}
+
+
+# --- procedural problems ---------------------------------------------------------------------------------------------
+
+
+def split_of(nums: list[int]) -> str | None:
+    """The split of a multiset of numbers, by its hash; None if it is left out.
+
+    Four numbers for pretrain or train are left out if three of them form a held-out (dev or test) multiset.
+    """
+    unit = int.from_bytes(hashlib.sha256(cluster_of(nums).encode()).digest()[:8], "big") / 2**64
+    split = next(name for name, end in SPLITS.items() if unit < end)
+    trained_on = split in ("pretrain", "train") and len(nums) > 3
+    if trained_on and any(split_of(list(triple)) in ("dev", "test") for triple in combinations(nums, 3)):
+        return None
+    return split
+
+
+def parse(source: str) -> dict[str, tuple[int, int]]:
+    """The ranges in a procedural source: how many numbers, their size, the targets.
+
+    >>> parse("procedural:numbers=3-4,high=99")
+    {'numbers': (3, 4), 'size': (1, 99), 'target': (1, 60)}
+    """
+    spec = dict(pair.split("=") for pair in DEFAULT_SOURCE.removeprefix("procedural:").split(","))
+    given = {}
+    for pair in filter(None, source.removeprefix("procedural:").split(",")):
+        name, _, value = pair.partition("=")
+        if name not in spec:
+            raise DataError(f"source '{source}': unknown '{name}'; known: {', '.join(spec)}")
+        if name in given or not re.fullmatch(r"-?[0-9]{1,6}" if name != "numbers" else r"[34]|3-4", value):
+            wanted = "3, 4 or 3-4" if name == "numbers" else "one whole number of up to six digits"
+            raise DataError(f"source '{source}': {name} must be given once, as {wanted}")
+        given[name] = value
+    spec |= given
+    fewest, _, most = spec["numbers"].partition("-")
+    ranges = {
+        "numbers": (int(fewest), int(most or fewest)),
+        "size": (int(spec["low"]), int(spec["high"])),
+        "target": (int(spec["target_low"]), int(spec["target_high"])),
+    }
+    if ranges["size"][0] < 1 or any(low > high for low, high in ranges.values()):
+        raise DataError(f"source '{source}': low must be 1 or more, and no low end above its high end")
+    return ranges
+
+
+def draw(split: str, n: int | None, seed: int, source: str) -> list[dict]:
+    """Solvable problems at random, as the TinyZero set was made: numbers first, then a target by random operations.
+
+    Drawing ends with n problems, or after 20,000 draws in a row without a new one. Targets that are easy to hit come
+    early. Keep it exact, down to how bits become numbers: the embedded model was pre-trained on these rows.
+    """
+    (fewest, most), (low, high), (target_low, target_high) = parse(source).values()
+    if n is None and (multisets := math.comb(high - low + most, most)) > 10_000:
+        raise DataError(
+            f"source '{source}' has {multisets:,} multisets of numbers: ask for a number of rows, not for all"
+        )
+    bits = random.Random(f"{split}-{seed}").getrandbits
+
+    def below(end: int) -> int:
+        width = end.bit_length()
+        while (value := bits(width)) >= end:
+            pass
+        return value
+
+    splits: dict[tuple[int, ...], str | None] = {}
+    found: dict[tuple, dict] = {}
+    misses = strays = 0
+    while (n is None or len(found) < n) and misses < 20_000 and strays < 20_000:
+        count = most if fewest == most else fewest + below(most - fewest + 1)
+        nums = [low + below(high - low + 1) for _ in range(count)]
+        multiset = tuple(sorted(nums))
+        if multiset not in splits:
+            splits[multiset] = split_of(nums)
+        if splits[multiset] != split:
+            strays += 1
+            continue
+        strays = 0
+        target = random_target(nums, below)
+        if target is None or not target_low <= target <= target_high or (multiset, target) in found:
+            misses += 1
+            continue
+        misses = 0
+        found[multiset, target] = row_of(nums, target)
+    if not found and n != 0:
+        raise DataError(f"source '{source}' has no problems of split '{split}': widen low to high, or the targets")
+    return list(found.values())
+
+
+def random_target(nums: list[int], below: Callable[[int], int]) -> int | None:
+    """The result of random operations on the numbers, or None if a quotient is not whole."""
+    values = nums[:]
+    while len(values) > 1:
+        a, b = values.pop(below(len(values))), values.pop(below(len(values)))
+        operation = below(4)
+        if operation == 3 and (b == 0 or a % b):
+            return None
+        values.append(a + b if operation == 0 else a - b if operation == 1 else a * b if operation == 2 else a // b)
+    return values[0]
+
+
+# --- the real set ----------------------------------------------------------------------------------------------------
+
+
+def read(split: str, n: int | None, seed: int, source: str, version: str, max_bad: float) -> list[dict]:
+    """`n` rows of a split. Test and dev are in the order of their hashes, train in one that the seed decides."""
+    if split == "pretrain":
+        raise DataError(f"{source} has no pretrain split: only procedural problems are pre-trained on")
+    rows = sources.read(source, ("target", "nums"), SCHEMA, convert, version, max_bad).rows
+    chosen = distinct(rows)
+    test, dev = min(TEST, max(1, len(chosen) // 5)), min(DEV, max(1, len(chosen) // 20))
+    indices = {"test": chosen[:test], "dev": chosen[test : test + dev], "train": chosen[test + dev :]}[split]
+    if not indices:
+        raise DataError(f"{source} has only {len(chosen)} distinct rows: none is left for {split}")
+    if split == "train":
+        random.Random(f"train-{seed}").shuffle(indices)
+    batches = rows.select(indices[:n]).iter(10_000)
+    return [row_of(nums, target) for b in batches for nums, target in zip(b["nums"], b["target"], strict=True)]
+
+
+def distinct(rows) -> list[int]:
+    """Indices of the rows by the hash of their content, one per content. The keys stay in Arrow: there are 490,000."""
+    import pyarrow.compute as pc
+
+    keys = rows.data.column("key")
+    order = pc.sort_indices(keys)
+    content = pc.utf8_slice_codeunits(keys.take(order), 0, 64).combine_chunks()
+    repeated = pc.equal(content.slice(1), content.slice(0, len(content) - 1)).to_pylist()
+    return [index for index, again in zip(order.to_pylist(), [False, *repeated], strict=True) if not again]
+
+
+def convert(raw: dict[str, Any]) -> dict[str, Any]:
+    """A raw row as it is stored; ValueError with the reason for a bad one. In CSV the numbers are text: "[3 9 4]"."""
+    target, nums = raw["target"], raw["nums"]
+    if isinstance(nums, str):
+        nums = [_number(cell) for cell in nums.strip().strip("[]").replace(",", " ").split()]
+    if isinstance(target, str):
+        target = _number(target.strip())
+    if why := malformed(nums, target):
+        raise ValueError(why)
+    content = hashlib.sha256(row_of(nums, target)["id"].encode()).hexdigest()
+    return {"key": f"{content} {','.join(map(str, nums))}", "target": target, "nums": nums}
+
+
+def _number(cell: str) -> int | str:
+    return int(cell) if INTEGER.fullmatch(cell) else cell
+
+
+def malformed(nums: object, target: object) -> str | None:
+    """Why these are not the numbers and the target of a problem, or None if they are."""
+    if type(target) is not int or abs(target) > LARGEST:
+        return f"target must be a whole number, not {_short(target)}"
+    if type(nums) is list and FEWEST <= len(nums) <= MOST and all(type(x) is int and 0 <= x <= LARGEST for x in nums):
+        return None
+    return f"nums must be {FEWEST} to {MOST} whole numbers from 0 on, not {_short(nums)}"
+
+
+def _short(value: object) -> str:
+    text = repr(value[:80] if isinstance(value, str | list) else value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
