@@ -49,7 +49,7 @@ SNAKEMAKE = $(VENV)/bin/snakemake --workflow-profile none --nolock --ignore-inco
   --quiet all --cores $(CORES) --resources gpu=$$($(PY) -c 'from rrr_utils import gpus; print(max(1, len(gpus.visible())))')
 CONFIG = --config profile="$$PROFILE" seeds="$$SEEDS" overrides="$$OVERRIDES"
 # in a process group of its own: a signal to make reaches Snakemake and its jobs as an interrupt, so that they save and end
-run = set -m; $(1) & job=$$!; trap 'kill -INT -- -$$job 2>/dev/null' TERM INT HUP; \
+run = set -m; $(1) & job=$$!; set +m; trap 'kill -INT -- -$$job 2>/dev/null' TERM INT HUP; \
   while :; do status=0; wait $$job || status=$$?; kill -0 $$job 2>/dev/null || break; done; \
   if [ $$status -ne 0 ]; then [ $$status -eq 2 ] || echo "Not finished: the lines above say why. What was computed stays; the same command goes on from there." >&2; exit 1; fi
 

@@ -69,7 +69,8 @@ def go_back(directory: Path) -> None:
         before = {name: [line for line in lines if line["step"] <= step] for name, lines in logs.items()}
         steps = [line["step"] for line in before["training"]]
         if problem := _problem(directory, checkpoint, steps, before["dev"]):
-            aside = _free(checkpoint.with_name(f"damaged-{checkpoint.name}"))
+            aside = checkpoint.with_name(f"damaged-{checkpoint.name}")
+            shutil.rmtree(aside, ignore_errors=True)
             checkpoint.rename(aside)
             print(f"{checkpoint} cannot be gone on from ({problem}): set aside as {aside.name}", flush=True)
             continue
@@ -79,10 +80,12 @@ def go_back(directory: Path) -> None:
             if lines != logs[name]:
                 write_jsonl(directory / f"{name}.jsonl", lines)
         return
-    for name in [*(f"{name}.jsonl" for name in LOGS), "adapter", "adapter.json"]:  # begun anew: these come again
-        if (directory / name).exists():
-            (directory / "before").mkdir(exist_ok=True)
-            (directory / name).rename(_free(directory / "before" / name))
+    left = [directory / name for name in [*(f"{name}.jsonl" for name in LOGS), "adapter", "adapter.json"]]
+    if any(path.exists() for path in left):  # begun anew: these come again
+        shutil.rmtree(directory / "before", ignore_errors=True)
+        (directory / "before").mkdir()
+        for path in [path for path in left if path.exists()]:
+            path.rename(directory / "before" / path.name)
 
 
 def _problem(directory: Path, checkpoint: Path, steps: list[int], dev: list[dict]) -> str | None:
@@ -113,19 +116,9 @@ def _has(directory: Path, line: dict) -> bool:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    return {
-        path.name: file_hash(path) for path in sorted(folder.iterdir()) if path.is_file() and path.name != "files.json"
-    }
+    files = [path for path in sorted(folder.iterdir()) if path.is_file() and path.name != "files.json"]
+    return {path.name: file_hash(path) for path in files}
 
 
 def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
-
-
-def _free(path: Path) -> Path:
-    """The path, or the first with a number after it that is free."""
-    number, free = 1, path
-    while free.exists():
-        number += 1
-        free = path.with_name(f"{path.name}~{number}")
-    return free

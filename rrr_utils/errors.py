@@ -41,10 +41,6 @@ def nearest(name: str, known: list[str]) -> str:
 
 
 def one_line(error: BaseException | str, most: int = 300) -> str:
-    """An error's kind and text on one line, for messages that quote it.
-
-    >>> one_line(KeyError("a"))
-    "KeyError: 'a'"
-    """
+    """An error's kind and text on one line, for messages that quote it."""
     text = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
     return " ".join(text.split())[:most]

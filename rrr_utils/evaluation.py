@@ -162,16 +162,11 @@ def _blind_budget(voice: _Voice, task: ModuleType, lines: list[dict]) -> None:
     """Adds the best of as many sampled blind retries as cost the tokens of the own one; the blind one is first."""
     s = voice.settings
     for line in lines:
-        own, first = line["second"]["own"], line["second"]["blind"]
+        first = line["second"]["blind"]
         entry = {"retries": [first["retry"]], "verdicts": [first["verdict"]], "verdict": first["verdict"]}
         line["second"] |= {"blind_budget": {**entry, "tokens": first["retry_tokens"]}}
-        line["budget"] = own["reflection_tokens"] + own["retry_tokens"]
     for number in range(1, MOST_RETRIES):
-        left = []
-        for line in lines:
-            spent = line["second"]["blind_budget"]
-            if spent["tokens"] + spent["tokens"] / len(spent["retries"]) <= line["budget"]:
-                left.append(line)
+        left = [line for line in lines if _buys_one_more(**line["second"])]
         if not left:
             break
         asked = [conversation.blind_retry(task, line["row"], line["attempt"], s.chain_of_thought) for line in left]
@@ -184,15 +179,15 @@ def _blind_budget(voice: _Voice, task: ModuleType, lines: list[dict]) -> None:
             spent["tokens"] += completion.tokens
             if tasks.is_right(verdict, s.verdict) and not tasks.is_right(spent["verdict"], s.verdict):
                 spent["verdict"] = verdict
-    for line in lines:
-        del line["budget"]
+
+
+def _buys_one_more(own: dict, blind_budget: dict, **_: dict) -> bool:
+    spent = blind_budget["tokens"]
+    return spent + spent / len(blind_budget["retries"]) <= own["reflection_tokens"] + own["retry_tokens"]
 
 
 def show(settings: Settings, row: dict) -> str:
-    """One problem in words: the base model's attempt, then reflection and retry before and after training (greedy).
-
-    Both reflect on the same failed attempt. A problem that has no solution is named as such.
-    """
+    """One problem in words, greedily: the base model's attempt, then reflection and retry before and after training."""
     task = tasks.get(settings.task)
     if why := getattr(task, "flaw", lambda row: None)(row):
         return f"This problem cannot be posed: {why}"
@@ -200,10 +195,8 @@ def show(settings: Settings, row: dict) -> str:
     base = settings.model_copy(update={"seed": None})
     with sampler().policy.adapter_off():
         [before] = tries(_Voice(base, sampler, "vanilla", "greedy", 0), [row], [None])
-    lines = [
-        f"task         {tasks.prompt(task, row)}",
-        f"attempt      {before['attempt']}   {_mark(before['verdict'])}",
-    ]
+    mark = _mark(before["verdict"])
+    lines = [f"task         {tasks.prompt(task, row)}", f"attempt      {before['attempt']}   {mark}"]
     if not before["second"]:
         return "\n".join([*lines, "The first try is right: there is nothing to reflect on."])
     after = []
@@ -211,13 +204,8 @@ def show(settings: Settings, row: dict) -> str:
         known = {**before, "second": {"blind": before["second"]["blind"]}}
         after = [("trained", *tries(_Voice(settings, sampler, "reflector", "greedy", 0), [row], [known]))]
     for name, line in [("base model", before), *after]:
-        own = line["second"]["own"]
-        lines += [
-            "",
-            name,
-            f"reflection   {own['reflection']}",
-            f"retry        {own['retry']}   {_mark(own['verdict'])}",
-        ]
+        own, mark = line["second"]["own"], _mark(line["second"]["own"]["verdict"])
+        lines += ["", name, f"reflection   {own['reflection']}", f"retry        {own['retry']}   {mark}"]
     return "\n".join(lines)
 
 

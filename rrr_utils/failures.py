@@ -25,10 +25,8 @@ def load_rows(settings: Settings, split: str, n: int | None) -> list[dict]:
 
 def queries(settings: Settings) -> tuple[list[dict], list[dict]]:
     """Rows of train, and of dev (four times as many as failures are wanted, since many may be solved)."""
-    train, dev = (
-        load_rows(settings, "train", settings.train_queries),
-        load_rows(settings, "dev", 4 * settings.dev_items),
-    )
+    train = load_rows(settings, "train", settings.train_queries)
+    dev = load_rows(settings, "dev", 4 * settings.dev_items)
     tasks.disjoint(tasks.get(settings.task), {"train": train, "dev": dev})
     return train, dev
 
@@ -49,9 +47,7 @@ def sample(settings: Settings) -> None:
                 _sample_round(settings, sampler, rows, number, samples, heat, folder / "attempts.jsonl")
 
 
-def _left(
-    settings: Settings, train: list[dict], dev: list[dict], folder: Path
-) -> Iterator[tuple[int | None, list[dict]]]:
+def _left(settings: Settings, train: list[dict], dev: list[dict], folder: Path) -> Iterator[tuple]:
     """What is still to be sampled, read from the logs as they grow: (round, its rows), at last (None, dev's rows).
 
     A round's rows follow from the rounds before it, never from how far this one is: their order seeds the sampling.
@@ -70,10 +66,7 @@ def _left(
 
 
 def finish(settings: Settings) -> dict:
-    """Write `failures.jsonl`, `dev_failures.jsonl` and the stage's result; returns it.
-
-    Raises ResultsError where sampling is not finished or where there is no failure to learn from.
-    """
+    """Write the failures and the stage's result; returns it. ResultsError if sampling is unfinished or none failed."""
     if (result := runs.done(settings, "failures")) is not None:
         return result
     train, dev = queries(settings)
@@ -97,10 +90,8 @@ def finish(settings: Settings) -> dict:
 def _sample_round(
     settings: Settings, sampler: HFSampler, rows: list[dict], number: int, samples: int, heat: float, log: Path
 ) -> None:
-    """One round: `samples` attempts of each row, verified; a line a query in `log`, appended block by block.
-
-    A block is seeded by its place in the round, so that a run that was killed samples what an unbroken one samples.
-    """
+    """One round: `samples` attempts of each row, verified; a line a query in `log`, appended block by block. A block is
+    seeded by its place in the round, so that a killed run samples what an unbroken one samples."""
     task = tasks.get(settings.task)
     finished = {record["id"] for record in read_log(log) if record["round"] == number}
     size = 4 * settings.sample_batch
@@ -158,11 +149,7 @@ def cut_off(records: list[dict]) -> int:
 
 
 def why_none(records: list[dict], limit: int) -> str:
-    """Why there are no failures, and what to do.
-
-    >>> why_none([{"sampled": 4, "solved": 1, "failures": []}], 16)
-    '3 of 4 attempts were cut off at attempt_tokens 16 and none of the others is wrong; raise attempt_tokens'
-    """
+    """Why there are no failures, and what to do."""
     if cut := cut_off(records):
         many = f"{cut} of {sum(r['sampled'] for r in records)} attempts were cut off at attempt_tokens {limit}"
         return f"{many} and none of the others is wrong; raise attempt_tokens"

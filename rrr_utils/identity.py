@@ -3,9 +3,8 @@
     results/runs/<task>/<model>/failures-<hash>/  train-seed0-<hash>/  evaluate-vanilla-<hash>/  evaluate-seed0-<hash>/
     results/runs/revisions.json                   hub id -> commit, looked up once
 
-An identity holds the settings that bear on the stage, data, model, prompts, versions, and the stages before it. So
-other settings are another folder, and going back finds the older one. It depends on nothing else: settings, files and
-revisions.json. Nothing is downloaded for it.
+An identity depends on settings, files and revisions.json alone, and nothing is downloaded for it. Other settings, data,
+model, prompts or versions are another folder, and going back finds the older one.
 """
 
 import hashlib
@@ -23,13 +22,9 @@ from rrr_utils.settings import DATA, ROOT, STAGE_FIELDS, Settings
 from rrr_utils.tasks import sources
 
 #: the stages and their notebooks
-NOTEBOOKS = {
-    "failures": "01_collect_failures",
-    "train": "02_train_reflection",
-    "evaluate": "03_evaluate",
-    "tables": "04_paper_tables",
-}
-STAGES = tuple(NOTEBOOKS)
+STAGES = ("failures", "train", "evaluate", "tables")
+_BOOKS = ("01_collect_failures", "02_train_reflection", "03_evaluate", "04_paper_tables")
+NOTEBOOKS = dict(zip(STAGES, _BOOKS, strict=True))
 #: raised by hand when the meaning of a stage's files changes: its folders then get other names
 VERSIONS = {"failures": 1, "train": 1, "evaluate": 1, "tables": 1}
 
@@ -83,16 +78,13 @@ def _folder_of(settings: Settings) -> Path | None:
 
 
 def model_path(settings: Settings) -> tuple[str, str | None]:
-    """What to load the base model from: a local folder and None, or a hub id and its recorded commit.
-
-    Raises ResultsError where the folder holds no saved model, DataError where the hub is out of reach.
-    """
+    """Where the base model is: a local folder and None, or a hub id and its recorded commit. Raises one of PLAIN."""
     folder = _folder_of(settings)
     if folder is None:
         return settings.model, revision(settings, settings.model, "model")
     if not list(folder.glob("*.safetensors")):
         what = (
-            f"no embedded model for task '{task_name(settings)}'" if settings.model == "embedded" else "no saved model"
+            f"no {settings.model if settings.model == 'embedded' else 'saved'} model for task '{task_name(settings)}'"
         )
         raise ResultsError(f"{what} in {folder} (no *.safetensors): set model to a hub id or to a folder with a model")
     return str(folder), None
@@ -105,21 +97,18 @@ def source_of(settings: Settings) -> str | None:
 
 
 def revision(settings: Settings, hub_id: str, kind: str) -> str:
-    """The commit of a hub model or data set that all runs of this results_dir use; looked up at its first use.
-
-    Raises DataError in one line where there is neither a record nor a way to the hub.
-    """
+    """The commit of a hub model or data set that all runs of this results_dir use, looked up at its first use.
+    DataError where there is neither a record nor a way to the hub."""
     path, key = root(settings) / "revisions.json", hub_id if kind == "model" else f"datasets/{hub_id}"
-    if (known := _revisions(path).get(key)) is None:
+    if key not in _revisions(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_name(".revisions.lock")):
-                if (known := _revisions(path).get(key)) is None:
-                    known = sources.commit_of(hub_id, kind)
-                    write_json(path, {**_revisions(path), key: known})
+                if key not in (known := _revisions(path)):
+                    write_json(path, {**known, key: sources.commit_of(hub_id, kind)})
         except OSError as error:
             raise no_space(path, error) from None
-    return known
+    return _revisions(path)[key]
 
 
 def _revisions(path: Path) -> dict[str, str]:
@@ -142,20 +131,17 @@ def upstream(settings: Settings, stage: str) -> list[tuple[Settings, str]]:
 def identity(settings: Settings, stage: str) -> dict[str, Any]:
     """What decides a stage's result. Nothing of the machine is in it, and no place where files lie."""
     task = tasks.get(settings.task)
-    fields = settings.model_dump(mode="json", include=set(STAGE_FIELDS[stage]))
-    if settings.seed is None:
-        fields.pop("policies", None)
+    names = set(STAGE_FIELDS[stage]) - ({"policies"} if settings.seed is None else set())
     path, commit = model_path(settings)
-    commit_of_data = source_of(settings).rpartition("@")[2] if tasks.hub_source(task, settings.source) else None
     return {
-        **fields,
+        **settings.model_dump(mode="json", include=names),
         "task": task_name(settings),
         "model": model_name(settings),
         "stage": stage,
         "versions": {"stage": VERSIONS[stage], "task": task.VERSION},
         "task_hash": tasks.content_hash(settings.task, task),
         "shown": shown(task, settings.chain_of_thought),
-        "data": tasks.fingerprint(task, settings.source, commit_of_data),
+        "data": tasks.fingerprint(task, source_of(settings)),
         "model_hash": f"hub:{path}@{commit}" if commit else _hash_of_model(Path(path)),
         "upstream": {name: identity_hash(identity(one, name)) for one, name in upstream(settings, stage)},
     }
@@ -172,18 +158,14 @@ def identity_hash(identity: dict[str, Any]) -> str:
 
 
 def shown(task: ModuleType, chain_of_thought: bool) -> str:
-    """A fingerprint of all that a model is shown: the conversations of the task's EXAMPLE row.
-
-    A task without one is a file whose content counts; then only the conversation's own sentences are hashed here.
-    """
+    """A fingerprint of all that a model is shown: the conversations of the task's EXAMPLE row. A task without one is a
+    file whose content counts; then only the conversation's own sentences are hashed here."""
     row = getattr(task, "EXAMPLE", None)
     if row is None:
         task, row = SimpleNamespace(__name__="", REFLECT=task.REFLECT, prompt=lambda row: ""), {"id": ""}
-    turns = [
-        conversation.retry(task, row, "attempt", "reflection", chain_of_thought),
-        conversation.blind_retry(task, row, "attempt", chain_of_thought),
-    ]
-    return hashlib.sha256(json.dumps(turns).encode()).hexdigest()[:16]
+    retry = conversation.retry(task, row, "attempt", "reflection", chain_of_thought)
+    blind = conversation.blind_retry(task, row, "attempt", chain_of_thought)
+    return hashlib.sha256(json.dumps([retry, blind]).encode()).hexdigest()[:16]
 
 
 def _hash_of_model(folder: Path) -> str:

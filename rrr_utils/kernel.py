@@ -1,10 +1,10 @@
 """Run a notebook through papermill: with this Python, with a live log, and with a known end.
 
 papermill alone calls every cell of a killed kernel "completed", takes the Python of some kernelspec, and shows nothing
-while a cell runs. Here a failure comes back as data: which cell, which error. Not covered: what counts as success
-(`launch.py` asks `runs.done`).
+while a cell runs. Here a failure comes back as data: which cell, which error. `launch.py` says what counts as success.
 """
 
+import contextlib
 import logging
 import os
 import re
@@ -111,7 +111,8 @@ def execute(
             coalesce_streams=True, start_timeout=120,
         )  # fmt: skip
     except papermill.PapermillExecutionError as error:
-        cell = next((i for i, each in enumerate(_cells(output), 1) if _failed(each)), error.cell_index + 1)
+        kinds = [[one.output_type for one in cell.get("outputs", [])] for cell in _cells(output)]
+        cell = next((number for number, own in enumerate(kinds, 1) if "error" in own), error.cell_index + 1)
         traceback = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
         failure = Failure(cell, error.ename, error.evalue, traceback)
     except KeyboardInterrupt:
@@ -144,11 +145,9 @@ def _alive(process: psutil.Process) -> bool:
 
 
 def _signal(process: psutil.Process, number: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         if _alive(process):
             os.killpg(process.pid, number)  # a kernel leads a process group of its own
-    except (ProcessLookupError, PermissionError):
-        pass
 
 
 def _cells(path: Path) -> list[Any]:
@@ -159,10 +158,6 @@ def _cells(path: Path) -> list[Any]:
         return []
     ours = ("injected-parameters", "papermill-error-cell-tag")
     return [cell for cell in cells if not any(tag in ours for tag in cell.metadata.get("tags", []))]
-
-
-def _failed(cell: Any) -> bool:
-    return any(output.output_type == "error" for output in cell.get("outputs", []))
 
 
 def _mark_dead(path: Path) -> int | None:
@@ -180,9 +175,7 @@ def _mark_dead(path: Path) -> int | None:
     if last is None:
         return None
     last.metadata.papermill.update(status="failed", exception=True)
-    try:
+    with contextlib.suppress(OSError):  # a full disk: the message matters, not this copy
         nbformat.write(notebook, path)
-    except OSError:
-        pass  # a full disk: the message matters, not this copy
     cells = _cells(path)
     return next((i for i, cell in enumerate(cells, 1) if cell.get("id") == last.get("id")), None)

@@ -97,10 +97,8 @@ def parameters_of(notebook: Path) -> dict[str, Any]:
 def parse_value(name: str, text: str) -> Any:
     """A value from the command line; its type is checked with the settings.
 
-    >>> parse_value("learning_rate", "1e-5"), parse_value("seed", "none"), parse_value("model", "7")
-    (1e-05, None, '7')
-    >>> parse_value("rounds", "1,3"), parse_value("seeds", "0")
-    ([1, 3], [0])
+    >>> parse_value("learning_rate", "1e-5"), parse_value("seed", "none"), parse_value("rounds", "1,3")
+    (1e-05, None, [1, 3])
     """
     if text.lower() in ("none", "null"):
         return None
@@ -152,10 +150,10 @@ def _end(settings: Settings, stage: str, found: Any, failure: Any, notebook: Pat
     folder = runs.stage_dir(settings, stage)
     if failure and failure.traceback and os.environ.get("RRR_TRACEBACK") == "1":
         print(failure.traceback, file=sys.stderr)
+    if found and failure:
+        text = f"cell {failure.cell} of {notebook.name} failed later: {failure.error}"
+        print(f"{prefix}the result is whole, but {text}", file=sys.stderr)
     if found:
-        if failure:
-            text = f"cell {failure.cell} of {notebook.name} failed later: {failure.error}"
-            print(f"{prefix}the result is whole, but {text}", file=sys.stderr)
         return _report(settings, stage, found)
     text = one_line(_explain(failure, notebook, folder), 2000)
     if not failure or failure.error != "KeyboardInterrupt":
@@ -189,12 +187,11 @@ def _environment(settings: Settings, stage: str) -> None:
         os.environ["OMP_NUM_THREADS"] = str(settings.threads)
     os.environ["OMP_WAIT_POLICY"] = "passive"  # idle threads sleep: two runs side by side do not slow each other down
     os.environ["RRR_COMMAND"] = needs.command(settings, stage)
-    for name, value in {
-        "TQDM_MININTERVAL": "1" if sys.stderr.isatty() else "10",  # seconds between two lines of a progress bar
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }.items():
-        os.environ.setdefault(name, value)
+    os.environ.setdefault(
+        "TQDM_MININTERVAL", "1" if sys.stderr.isatty() else "10"
+    )  # seconds between two lines of a bar
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def _report(settings: Settings, stage: str, found: dict[str, Any]) -> int:

@@ -49,11 +49,7 @@ def check(settings: Settings, stage: str) -> None:
         tasks.load(tasks.get(settings.task), "train", 1, runs.source_of(settings), settings.max_bad_rows)
     check_upstream(settings, stage)
     if stage == "train" and (found := runs.done(settings, "failures")):
-        if (kept := found["summary"].get("failures", settings.failures_per_step)) < settings.failures_per_step:
-            raise SettingsError(
-                f"{kept} failures, and a step takes failures_per_step {settings.failures_per_step}: "
-                "collect more (train_queries, rounds) or lower failures_per_step"
-            )
+        settings.check_failures(found["summary"].get("failures", settings.failures_per_step))
     with runs.hold(runs.root(settings)):  # the folder can be made and written to
         pass
 
@@ -67,10 +63,8 @@ def missing(settings: Settings, stage: str) -> list[tuple[Settings, str]]:
 
 
 def check_upstream(settings: Settings, stage: str) -> None:
-    """Raise SettingsError where the stage reads what is not there and what nobody asked to be made.
-
-    The tiny profile makes what it lacks, unless a training of this seed is there with other settings.
-    """
+    """Raise SettingsError where the stage reads what is not there and what nobody asked to be made. The tiny profile
+    makes what it lacks, unless a training of this seed is there with other settings."""
     for one, name in missing(settings, stage):
         make = f"make it with   {command(one, name)}"
         if runs.profile_name(settings) != "tiny":
@@ -94,11 +88,9 @@ def ensure(settings: Settings, stage: str) -> None:
     for one, name in missing(settings, stage):
         line = command(one, name)
         print(f"{stage} reads the result of {name}, which is not there yet. Making it: {line}", flush=True)
-        environment = {**os.environ, "RRR_PLAIN_LOG": "1"}
-        words = [sys.executable, *shlex.split(line)[1:]]
-        pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        with subprocess.Popen(words, cwd=ROOT, env=environment, **pipe) as process:
-            last = ""
+        words, last = [sys.executable, *shlex.split(line)[1:]], ""
+        how = {"cwd": ROOT, "env": {**os.environ, "RRR_PLAIN_LOG": "1"}, "text": True}
+        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **how) as process:
             for last in process.stdout:
                 print(last, end="", flush=True)
         if process.returncode:

@@ -10,19 +10,14 @@ One loader serves CPU and GPU. It handles the traps of this stack, each pinned b
 
 import contextlib
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import PreTrainedModel as Model
+from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import logging as transformers_logging
 
 from rrr_utils import runs
@@ -34,14 +29,12 @@ from rrr_utils.settings import Settings
 class Policy:
     """A model and its tokenizer."""
 
-    model: PreTrainedModel | PeftModel
-    tokenizer: PreTrainedTokenizerBase
+    model: Model | PeftModel
+    tokenizer: Tokenizer
 
-    @contextlib.contextmanager
-    def adapter_off(self) -> Iterator[None]:
+    def adapter_off(self) -> contextlib.AbstractContextManager:
         """Inside, the base model speaks (nothing changes where there is no adapter)."""
-        with without_adapter(self.model):
-            yield
+        return without_adapter(self.model)
 
 
 def without_adapter(model: torch.nn.Module) -> contextlib.AbstractContextManager:
@@ -57,7 +50,7 @@ def device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
 
 
-def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(path: str, revision: str | None = None) -> Tokenizer:
     """The tokenizer as saved, padding on the left as generation needs it. SettingsError if it has no chat template."""
     tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
     tokenizer.padding_side = "left"

@@ -1,5 +1,6 @@
 """How a result was made: commit, versions, hardware, time, command. Recorded with every result, never compared."""
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -12,29 +13,24 @@ from typing import Any
 
 from rrr_utils.settings import ROOT
 
-PACKAGES = """torch trl transformers peft accelerate bitsandbytes tokenizers datasets numpy scipy pandas unsloth
-vllm""".split()
+_NAMES = "torch trl transformers peft accelerate bitsandbytes tokenizers datasets numpy scipy pandas unsloth vllm"
+PACKAGES = _NAMES.split()
 
 
 def provenance(started: float) -> dict[str, Any]:
     """What is recorded with a result. `started`: seconds since the epoch."""
     torch = sys.modules.get("torch")  # looked up, not imported: tables need none
+    gpu = torch.cuda.get_device_name() if torch and torch.cuda.is_available() else None
     versions = {}
     for name in PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return {
         "commit": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain")),
         "packages": versions,
         "python": platform.python_version(),
-        "hardware": {
-            "cpu": _cpu(),
-            "cores": os.cpu_count(),
-            "gpu": torch.cuda.get_device_name() if torch and torch.cuda.is_available() else None,
-        },
+        "hardware": {"cpu": _cpu(), "cores": os.cpu_count(), "gpu": gpu},
         "threads": torch.get_num_threads() if torch else None,
         "start": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
         "seconds": round(time.time() - started, 1),

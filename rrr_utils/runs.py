@@ -4,6 +4,7 @@ The tables of a profile are derived (results/runs/tables/<profile>/): no hash, m
 Not covered: what the stages compute (failures.py, training.py, evaluation.py) and how files are written (files.py).
 """
 
+# ruff: noqa: I001
 import contextlib
 import sys
 import time
@@ -16,21 +17,9 @@ from filelock import FileLock, Timeout
 from rrr_utils.errors import PLAIN, ResultsError
 from rrr_utils.files import file_hash, no_space, read_json, write_json
 from rrr_utils.identity import (  # noqa: F401
-    NOTEBOOKS,
-    STAGES,
-    VERSIONS,
-    home,
-    identity,
-    identity_hash,
-    model_name,
-    model_path,
-    profile_name,
-    root,
-    source_of,
-    stage_dir,
-    task_name,
-    upstream,
-)
+    NOTEBOOKS, STAGES, VERSIONS, home, identity, identity_hash, model_name, model_path, profile_name, root, source_of,
+    stage_dir, task_name, upstream,
+)  # fmt: skip
 from rrr_utils.provenance import provenance
 from rrr_utils.settings import DATA, KEPT_FIELDS, ROOT, STAGE_FIELDS, Settings
 
@@ -97,10 +86,8 @@ def open_tables(settings: Settings) -> Path:
 def finish(
     settings: Settings, stage: str, outputs: list[Path], summary: dict[str, Any], started: float | None = None
 ) -> dict[str, Any]:
-    """Write `result.json`, last of all; returns it. Outputs are files, or folders whose files all count.
-
-    `started` in seconds since the epoch; none takes the time when the folder was begun.
-    """
+    """Write `result.json`, last of all; returns it. `outputs`: files, or folders whose files all count; `started`:
+    seconds since the epoch, none for the time when the folder was begun."""
     folder = stage_dir(settings, stage)
     now = tables_identity(settings) if stage == "tables" else identity(settings, stage)
     begun = read_json(folder / "begun.json") or {"settings": settings.model_dump(mode="json"), "read": {}}
@@ -193,10 +180,8 @@ def listed(results_dir: str | Path) -> list[Run]:
 
 
 def asked(settings: Settings) -> list[Settings]:
-    """Whose evaluations a table takes: the base model's, then one for each seed of `seeds`.
-
-    Empty `seeds` stand for every seed with a finished evaluation of these settings, or for `seed` where there is none.
-    """
+    """Whose evaluations a table takes: the base model's, then one for each seed of `seeds`. Empty `seeds` stand for
+    every seed with a finished evaluation of these settings, or for `seed` where there is none."""
     seeds = settings.seeds
     if not seeds:
         names = [path.name.split("-")[1] for path in home(settings).glob("evaluate-seed*-*")]
@@ -234,18 +219,12 @@ def status(settings: Settings, stage: str) -> str:
 
 
 def differing(settings: Settings, run: Run) -> dict[str, tuple[Any, Any]]:
-    """What differs between a run and the run that these settings ask for: name -> (there, here).
-
-    Compared are the settings that bear on the stage or on a stage before it, then data, model, prompts and versions.
-    """
+    """What differs between a run and the run that these settings ask for: name -> (there, here), for the settings that
+    bear on the stage or on one before it, and for data, model, prompts and versions."""
     stage, there = run.begun["stage"], run.begun["settings"]
-    here = settings.model_dump(mode="json")
-    stages = {"failures": ("failures",), "train": ("failures", "train")}.get(stage, STAGES[:3])
-    names = dict.fromkeys(name for one in stages for name in STAGE_FIELDS[one])
-    if stage == "evaluate" and there.get("seed") is None:
-        names = dict.fromkeys(name for name in STAGE_FIELDS["evaluate"] if name != "policies")
-    if stage == "failures":
-        names.pop("seed", None)
+    here, vanilla = settings.model_dump(mode="json"), stage == "evaluate" and there.get("seed") is None
+    stages = (stage,) if vanilla else STAGES[: STAGES.index(stage) + 1]
+    names = dict.fromkeys(name for one in stages for name in STAGE_FIELDS[one] if not (vanilla and name == "policies"))
     apart = {name: (there.get(name), here[name]) for name in names if there.get(name) != here[name]}
     with contextlib.suppress(*PLAIN):  # a hub model whose commit cannot be looked up has no identity yet
         one = settings.model_copy(update={"seed": there.get("seed")})

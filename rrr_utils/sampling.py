@@ -26,11 +26,8 @@ def _prompt_ids(tokenizer: PreTrainedTokenizerBase, conversations: list[Messages
 
 
 class HFSampler:
-    """Generates with transformers; `batch` sequences at a time, halved for good when memory runs out.
-
-    A sampled text depends on the seed, on the conversations that it is sampled with, and on `batch`; a greedy one only
-    on its conversation (up to rounding).
-    """
+    """Generates with transformers; `batch` sequences at a time, halved for good when memory runs out. A sampled text
+    depends on the seed, on the conversations in its batch, and on `batch`; a greedy one on its conversation alone."""
 
     def __init__(self, policy: Policy, batch: int = 64, progress: bool = True):
         self.policy, self.batch, self.progress = policy, batch, progress
@@ -111,10 +108,7 @@ class HFSampler:
 
 
 class VLLMSampler:
-    """The same over vLLM (CUDA, the `[vllm]` extra), which batches by itself and caches shared prefixes.
-
-    Written to vLLM 0.32's interface and not run by us; base model only, adapters are evaluated with `HFSampler`.
-    """
+    """The same over vLLM 0.32 (CUDA, the `[vllm]` extra), for the base model only. Not run by us."""
 
     def __init__(self, path: str, revision: str | None, settings: Settings):
         from vllm import LLM
@@ -130,9 +124,8 @@ class VLLMSampler:
         from vllm import SamplingParams, TokensPrompt
 
         ids = _prompt_ids(self.tokenizer, conversations)
-        params = SamplingParams(
-            n=n, max_tokens=max_tokens, temperature=temperature, seed=seed, top_k=0, top_p=1.0, repetition_penalty=1.0
-        )
+        plain = {"top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0}
+        params = SamplingParams(n=n, max_tokens=max_tokens, temperature=temperature, seed=seed, **plain)
         outputs = self.model.generate([TokensPrompt(prompt_token_ids=one) for one in ids], params, use_tqdm=True)
         return [
             [Completion(o.text.strip(), o.finish_reason == "length", len(o.token_ids)) for o in one.outputs]

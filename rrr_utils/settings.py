@@ -130,6 +130,12 @@ class Settings(BaseModel):
             raise ValueError("retry_policy 'base' needs an adapter to switch off and lora_rank 0 has none: use 'live'")
         return self
 
+    def check_failures(self, count: int) -> None:
+        """SettingsError where there are fewer failures than a training step takes."""
+        if count < self.failures_per_step:
+            text = f"{count} failures, and a step takes failures_per_step {self.failures_per_step}"
+            raise SettingsError(f"{text}: collect more (train_queries, rounds) or lower failures_per_step")
+
 
 _DATA = "task model max_bad_rows chain_of_thought verdict temperature attempt_tokens load_in_4bit".split()
 _TRAIN = """seed reflection_tokens dev_items lora_rank lora_alpha steps failures_per_step reflections_per_failure
@@ -153,8 +159,7 @@ def profiles() -> list[str]:
 def load(profile: str = "tiny", overrides: dict[str, Any] | None = None) -> Settings:
     """Settings of a profile (a name in data/profiles or the path of a YAML file) with its preset and the overrides.
 
-    Paths of files count from where the user is, else from the repository. Raises SettingsError for an unknown profile,
-    preset or name, and for a value of the wrong type.
+    Paths of files count from where the user is, else from the repository. Raises SettingsError, in one line.
 
     >>> load("tiny", {"learning_rate": "1e-5"}).learning_rate
     1e-05
@@ -195,11 +200,7 @@ def _local(name: str, value: str) -> str:
 
 
 def _largest_divisor(values: dict[str, Any], limit: int) -> int:
-    """The preset's micro-batch, or the largest number below it that divides the batch: a preset fits every profile.
-
-    >>> _largest_divisor({"failures_per_step": 6, "reflections_per_failure": 8}, 32)
-    24
-    """
+    """The preset's micro-batch, or the largest number below it that divides the batch: a preset fits every profile."""
     names = ("failures_per_step", "reflections_per_failure", "gpus")
     sizes = [values.get(name, Settings.model_fields[name].default) for name in names]
     try:
@@ -232,9 +233,8 @@ PARAMETERS = ("profile", "task", "model", "seed", "results_dir", "overrides")
 def from_notebook(variables: dict[str, Any]) -> Settings:
     """Settings from a notebook's globals right after its `parameters` cell (and papermill's injected one).
 
-    Any other plain variable must be a setting's name and is an override. None for task, model or results_dir leaves
-    the profile's own. When the cell runs again, variables of later cells are ignored unless they look like a misspelt
-    setting. Raises SettingsError.
+    Any other plain variable must be a setting's name. None for task, model or results_dir leaves the profile's own. If
+    the cell runs again, variables of later cells count only if they look like a misspelt setting. Raises SettingsError.
     """
     kinds = str | int | float | bool | list | tuple | dict | None
     given = {

@@ -159,25 +159,17 @@ class Record(TrainerCallback):
 def train(settings: Settings) -> None:
     """Train on the collected failures, going on from the last checkpoint if there is one.
 
-    An interrupt (Ctrl-C, JupyterLab's stop button) ends after the step at hand and saves; the same call goes on. Raises
-    ResultsError where there are no failures, or fewer than a step needs.
+    An interrupt (Ctrl-C, JupyterLab's stop button) ends after the current step and saves; the same call goes on. Raises
+    ResultsError where there are no failures, SettingsError where there are fewer than a step needs.
     """
     if runs.done(settings, "train"):
         return
     with runs.begin(settings, "train") as (directory, settings):
-        kept = len(read_jsonl(runs.stage_dir(settings, "failures") / "failures.jsonl"))
-        if kept < settings.failures_per_step:
-            raise ResultsError(
-                f"{kept} failures, and a step takes failures_per_step {settings.failures_per_step}: "
-                "collect more (train_queries, rounds) or lower failures_per_step"
-            )
+        settings.check_failures(len(read_jsonl(runs.stage_dir(settings, "failures") / "failures.jsonl")))
         checkpoints.go_back(directory)
         if checkpoints.finished(directory, settings.steps):
             return
-        if settings.gpus > 1:
-            _train_on_several_gpus(settings, directory)
-        else:
-            _train(settings, directory)
+        (_train if settings.gpus == 1 else _train_on_several_gpus)(settings, directory)
 
 
 def _train(settings: Settings, directory: Path) -> None:
@@ -197,7 +189,7 @@ def _train(settings: Settings, directory: Path) -> None:
         raise
     if record.interrupted:
         raise KeyboardInterrupt(
-            f"training stopped and saved at step {trainer.state.global_step}: run it again to go on"
+            f"training saved at step {trainer.state.global_step} and stopped: run it again to go on"
         )
 
 
@@ -206,13 +198,12 @@ def _train_on_several_gpus(settings: Settings, directory: Path) -> None:
     write_json(directory / "settings.json", settings.model_dump(mode="json"))
     words = ["--num_processes", str(settings.gpus), "-m", "rrr_utils.training", str(directory)]
     if subprocess.run([sys.executable, "-m", "accelerate.commands.launch", *words], cwd=ROOT).returncode:
-        text = f"training on {settings.gpus} GPUs failed, see above"
-        raise ResultsError(f"{text}; the same command goes on from the last checkpoint")
+        raise ResultsError("training on several GPUs failed, see above; the same command goes on from there")
 
 
 @contextlib.contextmanager
 def _stop_on_interrupt(record: Record):
-    """While training, the first SIGINT asks to stop after the step at hand; the second stops at once."""
+    """While training, the first SIGINT asks to stop after the current step; the second stops at once."""
 
     def ask(number, frame):
         if record.interrupted:

@@ -26,7 +26,11 @@ with tables or runs.begin(settings, "{stage}") as (folder, settings):
 
 def write_notebook(path: Path, *cells: str) -> Path:
     book = nbformat.v4.new_notebook()
-    book.cells = [nbformat.v4.new_markdown_cell("# A title"), nbformat.v4.new_code_cell(PARAMETERS), nbformat.v4.new_code_cell(SETTINGS)]
+    book.cells = [
+        nbformat.v4.new_markdown_cell("# A title"),
+        nbformat.v4.new_code_cell(PARAMETERS),
+        nbformat.v4.new_code_cell(SETTINGS),
+    ]
     book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     book.cells[1].metadata["tags"] = ["parameters"]
     book.cells += [nbformat.v4.new_code_cell(cell) for cell in cells]

@@ -40,9 +40,15 @@ def bpe_tokenizer(texts: list[str], size: int = 2000) -> Qwen2Tokenizer:
     """A byte-level BPE tokenizer of about `size` tokens that is trained on the texts, as the class that `AutoTokenizer` picks."""
     blank = Qwen2Tokenizer(vocab={}, merges=[], **_ENDS).backend_tokenizer
     trained = Tokenizer(models.BPE())
-    trained.normalizer, trained.pre_tokenizer, trained.decoder = blank.normalizer, blank.pre_tokenizer, decoders.ByteLevel()
+    trained.normalizer, trained.pre_tokenizer, trained.decoder = (
+        blank.normalizer,
+        blank.pre_tokenizer,
+        decoders.ByteLevel(),
+    )
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trained.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False))
+    trained.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
+    )
     learnt = json.loads(trained.to_str())["model"]
     return _dressed(Qwen2Tokenizer(vocab=learnt["vocab"], merges=[tuple(pair) for pair in learnt["merges"]], **_ENDS))
 
@@ -51,20 +57,28 @@ _ENDS = {"unk_token": "<|pad|>", "pad_token": "<|pad|>", "eos_token": "<|end|>",
 
 
 def _dressed(tokenizer: Qwen2Tokenizer, words: Iterable[str] = ()) -> Qwen2Tokenizer:
-    tokenizer.add_tokens([AddedToken(f"<|{role}|>", special=True, normalized=False) for role in ("user", "assistant", "system")])
+    tokenizer.add_tokens(
+        [AddedToken(f"<|{role}|>", special=True, normalized=False) for role in ("user", "assistant", "system")]
+    )
     tokenizer.add_tokens([AddedToken(word, normalized=False) for word in words])
     tokenizer.chat_template = TEMPLATE
     return tokenizer
 
 
-def save_model(folder: Path, tokenizer: Qwen2Tokenizer, says: Iterable[str] | None = None, ends: float = 0.2, hidden: int = 64) -> Path:
+def save_model(
+    folder: Path, tokenizer: Qwen2Tokenizer, says: Iterable[str] | None = None, ends: float = 0.2, hidden: int = 64
+) -> Path:
     """A model of two layers in `folder` that says the texts (a token each; none: any ordinary token) about equally often.
 
     `ends`: the chance that its turn ends after a token; never before the first one, so that no text is empty.
     """
     torch.manual_seed(0)
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    said = [i for i in range(len(tokenizer)) if i not in special] if says is None else tokenizer.convert_tokens_to_ids(list(says))
+    said = (
+        [i for i in range(len(tokenizer)) if i not in special]
+        if says is None
+        else tokenizer.convert_tokens_to_ids(list(says))
+    )
     assert not special & set(said), "each text that the model says must be a token"
     config = Qwen2Config(
         vocab_size=len(tokenizer), hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=2, num_attention_heads=4,
@@ -75,13 +89,19 @@ def save_model(folder: Path, tokenizer: Qwen2Tokenizer, says: Iterable[str] | No
     embeddings, output = model.get_input_embeddings().weight.data, model.get_output_embeddings().weight.data
     embeddings.normal_(0, 0.05)
     output.normal_(0, 0.1)
-    embeddings[:, 0], embeddings[:, 1], output[:, :2] = 1.0, 0.0, 0.0  # dimension 0: always there; 1: after a said token
+    embeddings[:, 0], embeddings[:, 1], output[:, :2] = (
+        1.0,
+        0.0,
+        0.0,
+    )  # dimension 0: always there; 1: after a said token
     embeddings[said, 1] = 1.0
     quiet = torch.ones(len(tokenizer), dtype=torch.bool)
     quiet[said] = False
     output[quiet, 0] = -30 / math.sqrt(hidden)
     after = math.log(len(said) * ends / (1 - ends)) if 0 < ends < 1 else 30 * (1 if ends else -1)
-    output[tokenizer.eos_token_id, 1] = 30 / math.sqrt(hidden) + after / math.sqrt(hidden / 2)  # what the norm makes of two ones
+    output[tokenizer.eos_token_id, 1] = 30 / math.sqrt(hidden) + after / math.sqrt(
+        hidden / 2
+    )  # what the norm makes of two ones
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -122,7 +142,9 @@ def run_notebook_04(settings: Settings) -> dict:
     for number, source in enumerate(code):
         exec(compile(TransformerManager().transform_cell(source), f"<code cell {number}>", "exec"), variables)
         if number == 0:
-            variables |= {name: getattr(settings, name) for name in ("task", "model", "results_dir")} | {"overrides": overrides(settings)}
+            variables |= {name: getattr(settings, name) for name in ("task", "model", "results_dir")} | {
+                "overrides": overrides(settings)
+            }
     return variables
 
 
@@ -137,7 +159,13 @@ def overrides(settings: Settings) -> dict:
 def launch_all(settings: Settings) -> list[str]:
     """The four notebooks by the launcher, each in a process of its own; returns the last line of each."""
     vanilla, said = settings.model_copy(update={"seed": None}), []
-    for stage, one in (("failures", settings), ("train", settings), ("evaluate", vanilla), ("evaluate", settings), ("tables", settings)):
+    for stage, one in (
+        ("failures", settings),
+        ("train", settings),
+        ("evaluate", vanilla),
+        ("evaluate", settings),
+        ("tables", settings),
+    ):
         line = launch.command(one, stage)
         words = [sys.executable, *shlex.split(line)[1:]]
         made = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=900)

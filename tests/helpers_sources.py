@@ -9,14 +9,14 @@ import pytest
 from rrr_utils.tasks import DataError, sources
 
 NEEDS = ("query", "answers")
-SCHEMA = {"query": "string", "size": "int64", "parts": "list<int64>", "long": "bool"}
+SCHEMA = {"query": "string", "size": "int64", "parts": "list<int64>"}
 
 
 def convert(raw: dict) -> dict:
     if not isinstance(raw["query"], str):
         raise ValueError("query is not text")
     size = len(raw["query"])
-    return {"query": raw["query"], "size": size, "parts": [size, size + 1], "long": size > 8}
+    return {"query": raw["query"], "size": size, "parts": [size, size + 1]}
 
 
 def read(source, max_bad_rows: float = 0.01, version: str = "test-1") -> sources.Rows:

@@ -78,7 +78,7 @@ def test_cells_as_csv_keep_whole_seeds_and_empty_fields(tmp_path):
 
 
 def test_comparisons_are_counted_as_by_hand():
-    frame = cells.comparisons(VANILLA + REFLECTOR, "countdown", "embedded").set_index(["a", "b"])
+    frame = cells.comparisons(cells.outcomes(VANILLA + REFLECTOR), "countdown", "embedded").set_index(["a", "b"])
     assert list(frame.reset_index().columns) == ["a", "b", *[c for c in cells.COMPARISONS if c not in ("a", "b")]]
     own = frame.loc[("reflector/0/second/own", "vanilla//second/own")]
     assert (own["difference"], own["a_only"], own["b_only"], own["n"], own["p"]) == (0.5, 2, 0, 4, 0.5)
@@ -93,7 +93,7 @@ def test_comparisons_are_counted_as_by_hand():
 
 def test_every_comparison_that_the_table_prints_is_there():
     lines = VANILLA + REFLECTOR + [s | {"policy": "trained"} for s in REFLECTOR] + [s | {"seed": 1} for s in REFLECTOR]
-    pairs = set(cells.comparisons(lines, "t", "m")[["a", "b"]].itertuples(index=False, name=None))
+    pairs = set(cells.comparisons(cells.outcomes(lines), "t", "m")[["a", "b"]].itertuples(index=False, name=None))
     for who in ("trained/0", "reflector/0", "reflector/1"):
         assert (f"{who}/second/own", "vanilla//second/own") in pairs and (
             f"{who}/second/own",
@@ -141,7 +141,7 @@ def test_all_right_at_first_makes_the_second_try_as_right():
 )
 def test_what_cannot_be_counted_is_refused_in_one_line(lines, message):
     with pytest.raises(ResultsError, match=message) as refused:
-        cells.comparisons(lines, "t", "m")
+        cells.comparisons(cells.outcomes(lines), "t", "m")
     assert "\n" not in str(refused.value)
 
 

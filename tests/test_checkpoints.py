@@ -16,7 +16,13 @@ def made(directory, rates: dict[int, float], kept: int = 2):
         files.append_jsonl(directory / "dev.jsonl", [{"step": step, "recovery_rate": rate}])
         folder = checkpoints.folder_of(directory, step)
         folder.mkdir(parents=True)
-        for name in ("adapter_model.safetensors", "adapter_config.json", "optimizer.pt", "rng_state.pth", "trainer_state.json"):
+        for name in (
+            "adapter_model.safetensors",
+            "adapter_config.json",
+            "optimizer.pt",
+            "rng_state.pth",
+            "trainer_state.json",
+        ):
             (folder / name).write_text(f"{name} of step {step}")
         checkpoints.saved(directory, step)
     for step in list(rates)[:-kept]:
@@ -50,7 +56,9 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_is_taken(tmp_pa
     path.unlink() if how == "gone" else path.write_text(path.read_text()[:5])
     checkpoints.go_back(tmp_path)
     assert checkpoints.newest(tmp_path).name == "checkpoint-4"
-    assert (tmp_path / "checkpoints/damaged-checkpoint-6").is_dir() and "cannot be gone on from" in capsys.readouterr().out
+    assert (
+        tmp_path / "checkpoints/damaged-checkpoint-6"
+    ).is_dir() and "cannot be gone on from" in capsys.readouterr().out
     assert [steps(tmp_path, name) for name in checkpoints.LOGS] == [[1, 2, 3, 4], [2, 4], [1, 2, 3, 4]]
     assert adapter(tmp_path).endswith("of step 4"), "the adapter is no newer than dev.jsonl"
 

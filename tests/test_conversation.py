@@ -31,4 +31,6 @@ def test_a_chain_of_thought_is_asked_for_in_every_question_or_in_none():
         ]
         questions = [m["content"] for m in asked if "31" in m["content"]]
         assert len(questions) == 4
-        assert all((conversation.THINK in text) == chain and (conversation.DIRECT in text) != chain for text in questions)
+        assert all(
+            (conversation.THINK in text) == chain and (conversation.DIRECT in text) != chain for text in questions
+        )

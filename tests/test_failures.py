@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from small import small
 
-from rrr_utils import evaluation, failures, files, runs, samples, tasks, training
+from rrr_utils import evaluation, failures, files, policy, runs, samples, tasks, training
 from rrr_utils.errors import ResultsError
 from rrr_utils.report import cells
 from rrr_utils.sampling import HFSampler
@@ -96,13 +96,40 @@ def test_an_interrupted_collection_is_not_finished(home, tmp_path):
         assert not (again / "result.json").exists()
 
 
+def test_a_finish_is_cheap_to_repeat(home, monkeypatch):
+    """Snakemake deletes the result.json of a job that failed or was killed: it is written again without a model."""
+    monkeypatch.setattr(policy, "load_base", lambda *a: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(training, "build_trainer", lambda *a: pytest.fail("a trainer was built"))
+    monkeypatch.setattr(failures, "make_sampler", lambda *a: pytest.fail("a sampler was made"))
+    settings = of(home, "failures")[0]
+    for stage, one, work, finish in (
+        ("failures", settings, failures.sample, failures.finish),
+        ("train", settings, training.train, training.finish),
+        ("evaluate", settings.model_copy(update={"seed": None}), evaluation.generate, evaluation.finish),
+        ("evaluate", settings, evaluation.generate, evaluation.finish),
+    ):
+        before = runs.done(one, stage)
+        (runs.stage_dir(one, stage) / "result.json").unlink()
+        work(one)
+        again = finish(one)
+        assert (again["outputs"], again["summary"]) == (before["outputs"], before["summary"])
+
+
 def test_duplicates_count_as_one_failure():
     records = [
-        {"id": "a", "round": 0, "sampled": 2, "solved": 0, "failures": [{"attempt": "x", "error": "e", "sample": k} for k in (0, 1)]},
+        {
+            "id": "a",
+            "round": 0,
+            "sampled": 2,
+            "solved": 0,
+            "failures": [{"attempt": "x", "error": "e", "sample": k} for k in (0, 1)],
+        },
         {"id": "a", "round": 1, "sampled": 3, "solved": 2, "failures": [{"attempt": "x", "error": "e", "sample": 1}]},
     ]
     line = {"id": "a", "cluster": "c", "row": {"id": "a", "cluster": "c"}}
-    assert failures.failures([line["row"]], records, 4) == [{**line, "attempt": "x", "error": "e", "sample": 0, "sampled": 5, "solved": 2}]
+    assert failures.failures([line["row"]], records, 4) == [
+        {**line, "attempt": "x", "error": "e", "sample": 0, "sampled": 5, "solved": 2}
+    ]
 
 
 def test_reflector_is_the_untrained_model_but_for_its_reflections(home):
@@ -245,6 +272,10 @@ def test_rescoring_without_torch_gives_the_same_cells(home):
 def test_a_problem_of_ones_own_is_shown_before_and_after(home):
     settings, _ = of(home, "evaluate")
     text = evaluation.show(settings, {"id": "y", "cluster": "y", "nums": [3, 7, 12], "target": 43})
-    assert "attempt" in text and ("nothing to reflect on" in text or ("base model" in text and "trained" in text and "retry" in text))
+    assert "attempt" in text and (
+        "nothing to reflect on" in text or ("base model" in text and "trained" in text and "retry" in text)
+    )
     for odd in ({"nums": [3, 7, 12], "target": 47}, {"nums": ["x"], "target": 1}, {"target": 3}):
-        assert evaluation.show(settings, {"id": "y", "cluster": "y", **odd}).startswith("This problem cannot be posed: ")
+        assert evaluation.show(settings, {"id": "y", "cluster": "y", **odd}).startswith(
+            "This problem cannot be posed: "
+        )

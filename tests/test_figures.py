@@ -56,7 +56,7 @@ def of(row, lines, seeds, decoding):
     """A row as if only these lines were there."""
     outcomes = cells.outcomes(lines)
     evaluated = [one.model_copy(update={"decodings": (decoding,)}) for one in row.evaluated if one.seed in seeds]
-    counted, averaged = cells.cells(outcomes, "t", "m", "h"), cells.over_seeds(outcomes, "t", "m")
+    counted, averaged = cells.cells(lines, "t", "m", "h"), cells.over_seeds(outcomes, "t", "m")
     return row._replace(settings=evaluated[0], evaluated=evaluated, samples=lines, cells=counted, averaged=averaged)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import random
+import statistics
 from pathlib import Path
 
 import pytest
 from helpers_calls import RIGHT, ROW, TOOLS, written
 
 from rrr_utils import conversation
-from rrr_utils.tasks import DataError, Verdict, check_calls, function_calling
+from rrr_utils.tasks import DataError, Verdict, function_calling
 from rrr_utils.tasks.function_calling import load, prompt, split_indices, verify
 
 BFCL = Path(os.environ.get("RRR_BFCL") or Path(__file__).parents[2] / "shared" / "data" / "bfcl_as_apigen.jsonl")
@@ -134,44 +135,45 @@ def test_there_is_no_pretrain_split():
 def test_report(tmp_path, capsys):
     rows = [raw(k) for k in range(150)] + [raw(3)]
     rows[7] = raw(7, answers="oops")
+    lengths = [len(prompt({"query": row["query"], "tools": TOOLS})) for k, row in enumerate(rows) if k != 7]
     source = write(tmp_path / "rows.jsonl", rows)
-    assert check_calls.main(["--check", source]) == 0
-    printed = capsys.readouterr().out
-    for line in [
+    assert function_calling.main(["--check", source]) == 0
+    assert capsys.readouterr().out.splitlines() == [
         "rows                151: 150 usable, 1 bad",
         "    line 8: answers is not JSON: Expecting value: line 1 column 1 (char 0)",
-        "duplicates          1 rows",
-        "tools               2 distinct, with 2 names",
-        "parameters a tool   mean 2.5, median 2.5, 95% up to 3, range 2 to 3",
+        "duplicates          1 rows repeat the content of another one",
+        "splits              test 29, dev 7, train 113",
+        "tools a query       mean 2.0, median 2, at most 2",
+        "calls an answer     mean 1.0, median 1, at most 1",
+        f"prompt, characters  mean {sum(lengths) / 150:,.1f}, median {statistics.median(lengths):g}, at most {max(lengths)}",
+        "misfits             0 rows, in test only: calls do not fit the tools",
         "gold answers        150 of 150 verify",
-    ]:
-        assert line in printed
-    assert check_calls.main(["--check", source, "--max-bad-rows", "0"]) == 1
-    assert check_calls.main(["--check", source, "--tokenizer", str(tmp_path / "none")]) == 1
-    assert check_calls.main(["--check", str(tmp_path / "none.jsonl")]) == 1
-    assert all("Traceback" not in line for line in capsys.readouterr().err.splitlines())
+    ]
+    assert function_calling.main(["--check", source, "--max-bad-rows", "0"]) == 1
+    assert capsys.readouterr().out.endswith("\nToo many bad rows: the stages refuse this source (max_bad_rows)\n")
+    assert function_calling.main(["--check", str(tmp_path / "none.jsonl")]) == 1
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith("no file ") and said.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("template", [None, "{% for m in messages %}<user> {{ m['content'] }} {% endfor %}<assistant>"])
-def test_report_with_a_tokenizer(tmp_path, template):
-    from tokenizers import ByteLevelBPETokenizer
-    from transformers import PreTrainedTokenizerFast
-
-    trained = ByteLevelBPETokenizer()
-    trained.train_from_iterator([prompt(ROW)], vocab_size=260, show_progress=False)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=trained._tokenizer, chat_template=template)
-    tokenizer.save_pretrained(tmp_path / "tokenizer")
-    source = write(tmp_path / "rows.jsonl", [raw(k) for k in range(10)])
-    lines, well = check_calls.report(source, str(tmp_path / "tokenizer"))
-    [tokens] = [line for line in lines if line.startswith("prompt, tokens")]
-    assert well and "median" in tokens and str(tmp_path / "tokenizer") in tokens
+def test_the_report_names_bad_rows_and_misfits(tmp_path, capsys):
+    wrong = json.dumps([{"name": "weather", "arguments": {"town": "Oslo"}}])
+    rows = [raw(k, answers="oops" if k < 12 else wrong if k == 12 else json.dumps([])) for k in range(30)]
+    assert function_calling.main(["--check", write(tmp_path / "rows.jsonl", rows)]) == 1
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in printed[1:12]] == [
+        *(f"    line {k}" for k in range(1, 11)),
+        "    and 2 more",
+    ]
+    at = next(k for k, line in enumerate(printed) if line.startswith("misfits"))
+    assert printed[at].split()[1] == "1" and printed[at + 1] == "    12: 'weather' has no parameter 'town'"
 
 
 @needs_bfcl
 def test_berkeley_rows(capsys):
-    assert check_calls.main(["--check", str(BFCL)]) == 0
+    assert function_calling.main(["--check", str(BFCL)]) == 0
     printed = capsys.readouterr().out
-    assert "1,000 usable, 0 bad" in printed and "1,000 of 1,000 verify against themselves" in printed
+    assert "1,000 usable, 0 bad" in printed and "1,000 of 1,000 verify" in printed
     assert "misfits             2 rows" in printed
     rows = [row for split in ("train", "dev", "test") for row in load(split, None, 0, str(BFCL))]
     assert len(rows) == 998

@@ -120,7 +120,9 @@ def test_conda_brings_python_and_pip_only():
 
 @pytest.mark.skipif(subprocess.run(["make", "--version"], capture_output=True).returncode != 0, reason="no make")
 def test_make_prints_the_menu():
-    alone = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # these tests run under make
+    alone = {
+        name: value for name, value in os.environ.items() if not name.startswith("MAKE")
+    }  # these tests run under make
     menu = subprocess.run(["make"], cwd=ROOT, env=alone, capture_output=True, text=True, check=True).stdout
     verbs = [line.split()[1] for line in menu.splitlines()]
     assert verbs == ["reproduce", "test", "test-slow", "lab", "bench", "runs", "trials", "publish", "clean"]

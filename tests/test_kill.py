@@ -19,7 +19,10 @@ def launch(stage, folder, *extra):
     settings = {**SMALL, "steps": 8, "results_dir": folder}
     words = [w for name, value in settings.items() for w in ("-p", f"{name}={value}".replace(" ", ""))]
     return subprocess.Popen(
-        [sys.executable, "-m", "rrr_utils.launch", stage, *words, *extra], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "-m", "rrr_utils.launch", stage, *words, *extra],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 
@@ -42,16 +45,25 @@ def test_sigkill_of_the_kernel_in_the_middle_of_training(tmp_path):
     while len(lines(broken, "training")) < 5 and killed.poll() is None:  # past the checkpoints of steps 2 and 4
         assert time.time() < deadline
         time.sleep(0.05)
-    [kernel] = [child for child in psutil.Process(killed.pid).children(recursive=True) if "ipykernel" in " ".join(child.cmdline())]
+    [kernel] = [
+        child
+        for child in psutil.Process(killed.pid).children(recursive=True)
+        if "ipykernel" in " ".join(child.cmdline())
+    ]
     kernel.send_signal(signal.SIGKILL)
     said, _ = killed.communicate(timeout=120)
     assert killed.returncode == 1 and "goes on" in said.strip().splitlines()[-1]
-    assert not (folder / "result.json").exists() and "kernel was killed" in files.read_json(folder / "failed.json")["error"]
+    assert (
+        not (folder / "result.json").exists()
+        and "kernel was killed" in files.read_json(folder / "failed.json")["error"]
+    )
 
     assert launch("train", broken).wait() == 0
     assert lines(broken, "training") == lines(whole, "training")
     assert lines(broken, "dev") == lines(whole, "dev") and lines(broken, "reflections") == lines(whole, "reflections")
-    one, other = (runs.stage_dir(small(f, steps=8), "train") / "adapter/adapter_model.safetensors" for f in (whole, broken))
+    one, other = (
+        runs.stage_dir(small(f, steps=8), "train") / "adapter/adapter_model.safetensors" for f in (whole, broken)
+    )
     assert one.read_bytes() == other.read_bytes()
     for folder in (whole, broken):
         assert launch("evaluate", folder, "-p", "seed=none").wait() == 0

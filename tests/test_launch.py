@@ -74,7 +74,12 @@ def test_a_missing_upstream_is_refused_with_its_command_outside_the_tiny_profile
     assert launch.main([str(book), "--profile", "single_gpu", *given[0], *options]) == 2
     err = capsys.readouterr().err
     assert "make it with   python -m rrr_utils.launch failures --profile single_gpu -p preset=cpu -p model=" in err
-    alone = {"results_dir": str(tmp_path / "runs"), "preset": "cpu", "model": str(tmp_path / "model"), "source": "procedural:"}
+    alone = {
+        "results_dir": str(tmp_path / "runs"),
+        "preset": "cpu",
+        "model": str(tmp_path / "model"),
+        "source": "procedural:",
+    }
     with pytest.raises(SettingsError, match="rrr_utils.launch failures --profile single_gpu"):
         needs.ensure(load("single_gpu", alone), "train")
 
@@ -84,13 +89,21 @@ def test_parameters_arrive_with_their_types(tmp_path, given):
     options = ["seed=3", "learning_rate=1e-5", "rounds=1,3", "load_in_4bit=True", "steps=1e2", "preset=cpu"]
     parameters, settings = launch.check(book, "tiny", options)
     assert parameters["seed"] == 3
-    assert parameters["overrides"] == {"learning_rate": 1e-5, "rounds": [1, 3], "load_in_4bit": True, "steps": 100, "preset": "cpu"}
+    assert parameters["overrides"] == {
+        "learning_rate": 1e-5,
+        "rounds": [1, 3],
+        "load_in_4bit": True,
+        "steps": 100,
+        "preset": "cpu",
+    }
     assert (settings.seed, settings.learning_rate, settings.rounds, settings.steps) == (3, 1e-5, (1, 3), 100)
     assert launch.check(book, "tiny", ["seed=none"])[1].seed is None
 
 
 def test_command_makes_the_same_settings_again(tmp_path):
-    settings = load("tiny", {"seed": None, "learning_rate": 1e-5, "rounds": [1, 2], "policies": ["trained"], "source": "a b'c"})
+    settings = load(
+        "tiny", {"seed": None, "learning_rate": 1e-5, "rounds": [1, 2], "policies": ["trained"], "source": "a b'c"}
+    )
     import shlex
 
     words = shlex.split(needs.command(settings, "evaluate"))
@@ -132,7 +145,9 @@ def test_nothing_is_trained_that_was_not_asked_for(tmp_path, given, capsys):
     assert launch.main([str(book), *options, "-p", "learning_rate=1e-4", "-p", "policies=trained"]) == 2
     err = capsys.readouterr().err
     name = runs.stage_dir(settings(), "train").name
-    assert f"there is {name}, with learning_rate 0.003 there and 0.0001 here: set these to take it, or make it with" in err
+    assert (
+        f"there is {name}, with learning_rate 0.003 there and 0.0001 here: set these to take it, or make it with" in err
+    )
     assert needs.missing(settings(policies=["trained"]), "evaluate") == []
 
 
@@ -193,7 +208,8 @@ def test_a_failing_cell_ends_in_one_line_with_the_traceback_before_it_if_asked_f
 
 def test_our_own_errors_say_the_remedy_and_nothing_else(tmp_path, given):
     book = write_notebook(
-        tmp_path / "01_collect_failures.ipynb", "from rrr_utils.runs import ResultsError\nraise ResultsError('no space: free some')"
+        tmp_path / "01_collect_failures.ipynb",
+        "from rrr_utils.runs import ResultsError\nraise ResultsError('no space: free some')",
     )
     status, out, err = run(book, *given[0])
     assert (status, err) == (1, "failures: no space: free some (in cell 4 of 01_collect_failures.ipynb)\n")
@@ -202,7 +218,9 @@ def test_our_own_errors_say_the_remedy_and_nothing_else(tmp_path, given):
 def test_a_killed_kernel_is_no_success(tmp_path, given):
     options, settings = given
     book = write_notebook(
-        tmp_path / "01_collect_failures.ipynb", "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", STAGE.format(stage="failures")
+        tmp_path / "01_collect_failures.ipynb",
+        "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)",
+        STAGE.format(stage="failures"),
     )
     status, out, err = run(book, *options)
     folder = runs.stage_dir(settings(), "failures")
@@ -272,6 +290,21 @@ def test_stopping_the_launcher_lets_the_cell_save_and_ends_the_kernel(tmp_path, 
     assert "failures: stopped in cell 4 of 01_collect_failures.ipynb. What was computed stays" in err.splitlines()[-1]
     assert Path(f"{mark}.saved").exists()
     assert not alive(pid)
+
+
+def test_another_program_that_has_a_kernel_s_old_process_id_is_left_alone():
+    from rrr_utils import kernel
+
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+    try:
+        stale = psutil.Process(other.pid)
+        stale._ident = (stale.pid, stale.create_time() - 60)  # as it was remembered, a minute before
+        kernel._end(stale)
+        assert other.poll() is None
+        kernel._end(psutil.Process(other.pid))
+        assert other.wait(timeout=10) == -signal.SIGKILL
+    finally:
+        other.kill()
 
 
 def test_a_second_launcher_waits_and_then_finds_the_stage_done(tmp_path, given):

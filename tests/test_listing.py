@@ -126,5 +126,5 @@ def test_make_runs_as_a_process_without_the_network(two_rates):
     command = [sys.executable, "-m", "rrr_utils.report", "--runs", "--results-dir", settings.results_dir]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     assert done.returncode == 0 and "6 runs, " in done.stdout and not done.stderr
-    assert main([*command[3:], "--delete", name_of(other, "evaluate")]) == 0
+    assert main([*command[4:], "--delete", name_of(other, "evaluate")]) == 0
     assert len(runs.listed(settings.results_dir)) == 5

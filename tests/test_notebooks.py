@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import subprocess
 from pathlib import Path
 
 import nbformat
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
 from small import SMALL
 
 from rrr_utils import launch, runs, settings
@@ -19,7 +22,6 @@ def test_form(path):
     book = nbformat.read(path, as_version=4)
     nbformat.validate(book)
     code = [cell for cell in book.cells if cell.cell_type == "code"]
-    assert all(not cell.outputs and cell.execution_count is None for cell in code)
     assert max(len(cell.source.splitlines()) for cell in code) <= 25
     assert [k for k, cell in enumerate(code) if "parameters" in cell.metadata.get("tags", [])] == [0]
     assert set(settings.PARAMETERS) <= set(launch.parameters_of(path))
@@ -27,11 +29,36 @@ def test_form(path):
     assert "finish(" in code[-1].source or "write" in code[-1].source, "the last cell writes the result"
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_no_cell_uses_a_parameter_s_name_for_something_else(path):
+    code = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"][1:]
+    bodies = [ast.parse(TransformerManager().transform_cell(text)) for text in code]
+    stored = {
+        node.id
+        for body in bodies
+        for node in ast.walk(body)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
+    assert not stored & set(settings.PARAMETERS)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebooks_are_committed_without_outputs(path):
+    """As committed: `make lab` saves outputs into the working copy, and that is fine."""
+    shown = subprocess.run(["git", "show", f"HEAD:notebooks/{path.name}"], cwd=ROOT, capture_output=True, text=True)
+    if shown.returncode:
+        pytest.skip("not a git checkout")
+    code = [cell for cell in nbformat.reads(shown.stdout, as_version=4).cells if cell.cell_type == "code"]
+    assert all(not cell.outputs and cell.execution_count is None for cell in code)
+
+
 @pytest.mark.slow
 def test_notebooks_run_by_papermill_and_the_next_one_makes_what_it_misses(tmp_path):
     arguments = [f"{name}={value}".replace(" ", "") for name, value in {**SMALL, "results_dir": tmp_path}.items()]
     words = [word for argument in arguments for word in ("-p", argument)]
-    assert launch.main(["evaluate", *words]) == 0  # makes failures, training and the untrained model's evaluation in place
+    assert (
+        launch.main(["evaluate", *words]) == 0
+    )  # makes failures, training and the untrained model's evaluation in place
     run = settings.load("tiny", {**SMALL, "results_dir": str(tmp_path)})
     for stage in ("failures", "train", "evaluate"):
         assert runs.done(run, stage) and (runs.stage_dir(run, stage) / "run.ipynb").is_file()
@@ -44,5 +71,9 @@ def test_the_embedded_model_can_be_made_again(tmp_path):
     import papermill
 
     path = ROOT / "notebooks/A1_embedded_model.ipynb"
-    papermill.execute_notebook(path, tmp_path / "out.ipynb", {"smoke": True, "results_dir": str(tmp_path)}, cwd=str(ROOT))
-    assert (tmp_path / "embedded-smoke/gate.json").is_file() and (tmp_path / "embedded-smoke/model.safetensors").is_file()
+    papermill.execute_notebook(
+        path, tmp_path / "out.ipynb", {"smoke": True, "results_dir": str(tmp_path)}, cwd=str(ROOT)
+    )
+    assert (tmp_path / "embedded-smoke/gate.json").is_file() and (
+        tmp_path / "embedded-smoke/model.safetensors"
+    ).is_file()

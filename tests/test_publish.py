@@ -135,7 +135,7 @@ def test_the_command_line_ends_in_one_plain_line(tmp_path, capsys):
         (["--trials", "--results-dir", str(tmp_path)], "is not finished: make trials"),
         (["--rescore", str(tmp_path)], "not the folder of an evaluation"),
         (["--publish", "--runs"], "not allowed with argument"),
-        ([], "say what to do"),
+        ([], "--rescore --runs --publish --trials --delete is required"),
     ):
         assert main(arguments) == 2
         said = capsys.readouterr()

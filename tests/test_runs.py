@@ -74,7 +74,9 @@ def test_identity_depends_on_what_bears_on_the_stage(made):
         assert (hash_of(made(), stage) != hash_of(made(seed=1), stage)) == differs, stage
         assert hash_of(made(), stage) != hash_of(made(temperature=0.5), stage)
     vanilla = made(seed=None)
-    assert hash_of(vanilla, "evaluate") == hash_of(made(seed=None, learning_rate=1e-4, policies=["trained"]), "evaluate")
+    assert hash_of(vanilla, "evaluate") == hash_of(
+        made(seed=None, learning_rate=1e-4, policies=["trained"]), "evaluate"
+    )
 
 
 def test_identity_depends_on_model_data_and_versions(made, tmp_path, monkeypatch):
@@ -108,7 +110,9 @@ def test_a_task_file_with_a_built_in_s_name_has_folders_of_its_own(made, tmp_pat
     assert hash_of(own, "failures") != before
 
 
-@pytest.mark.parametrize(("name", "shown"), [("countdown", "5144d83e82c873b6"), ("function_calling", "05272589623df9b1")])
+@pytest.mark.parametrize(
+    ("name", "shown"), [("countdown", "5144d83e82c873b6"), ("function_calling", "05272589623df9b1")]
+)
 def test_what_a_model_is_shown_is_what_it_was(name, shown):
     """Other words make other folders: change this only with the words. The tasks' own pins are in test_tasks.py."""
     assert identity.shown(tasks.get(name), chain_of_thought=False) == shown
@@ -133,7 +137,7 @@ def test_folders_are_named_by_what_they_hold(made, tmp_path):
 
 def test_a_folder_without_a_model_is_refused(made, tmp_path):
     (tmp_path / "model" / "model.safetensors").unlink()
-    with pytest.raises(ResultsError, match="no saved model"):
+    with pytest.raises(ResultsError, match="no saved model for task"):
         hash_of(made(), "failures")
 
 
@@ -240,7 +244,9 @@ def test_a_damaged_output_is_moved_aside_and_made_again(made):
     assert again["outputs"] == result["outputs"] and runs.done(made(), "failures") == again
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "null", '{"stage": "failures"}', '{"outputs": [], "identity": 3}', "\x00"])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "null", '{"stage": "failures"}', '{"outputs": [], "identity": 3}', "\x00"]
+)
 def test_a_result_of_a_wrong_shape_is_no_result(made, content):
     finish(made(), "failures")
     path = runs.stage_dir(made(), "failures") / "result.json"
@@ -304,7 +310,9 @@ def test_what_reads_an_upstream_that_is_another_one_now_does_not_go_on(made):
     folder = runs.stage_dir(made(), "failures")
     (folder / "out.txt").unlink()
     finish(made(), "failures", "collected anew")  # the same identity, another content
-    with pytest.raises(ResultsError, match="was begun with another failures-.*/out.txt than is there now.*make runs DELETE="):
+    with pytest.raises(
+        ResultsError, match="was begun with another failures-.*/out.txt than is there now.*make runs DELETE="
+    ):
         with runs.begin(made(), "train"):
             pass
 
@@ -397,7 +405,9 @@ def test_tables_are_made_again_once_an_evaluation_changes_or_fails(made):
     asked = made(seeds=[0, 1])
     folder = runs.open_tables(asked)
     (folder / "cells.csv").write_text("y")
-    assert runs.finish(asked, "tables", [folder / "cells.csv"], {}, 0.0)["identity"]["lacking"] == {"seed 1": "failed: no memory"}
+    assert runs.finish(asked, "tables", [folder / "cells.csv"], {}, 0.0)["identity"]["lacking"] == {
+        "seed 1": "failed: no memory"
+    }
 
 
 def test_no_torch_is_needed():

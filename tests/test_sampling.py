@@ -23,7 +23,9 @@ def loaded(tmp_path_factory):
 @pytest.fixture(scope="module")
 def asked():
     rows = countdown.load("dev", 6, 0)
-    long = [conversation.retry(countdown, row, "<answer> 1 + 1 </answer>", "I should be more careful .") for row in rows[:3]]
+    long = [
+        conversation.retry(countdown, row, "<answer> 1 + 1 </answer>", "I should be more careful .") for row in rows[:3]
+    ]
     return [conversation.attempt(countdown, row) for row in rows] + long
 
 

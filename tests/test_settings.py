@@ -106,14 +106,24 @@ def test_a_profile_can_be_a_file_of_one_s_own(tmp_path):
 
 
 def standard(**more):
-    return {"profile": "tiny", "task": None, "model": None, "seed": 0, "results_dir": "results/runs", "overrides": {}, **more}
+    return {
+        "profile": "tiny",
+        "task": None,
+        "model": None,
+        "seed": 0,
+        "results_dir": "results/runs",
+        "overrides": {},
+        **more,
+    }
 
 
 def test_notebook_variables_become_settings():
     assert from_notebook(standard()) == load("tiny")
     assert from_notebook(standard(seed=None)).seed is None
     assert from_notebook(standard(overrides={"steps": 5})).steps == 5
-    assert from_notebook(standard(steps=5, np=pytest, In=[], _i="x")).steps == 5  # modules and IPython's own are no parameters
+    assert (
+        from_notebook(standard(steps=5, np=pytest, In=[], _i="x")).steps == 5
+    )  # modules and IPython's own are no parameters
 
 
 def test_a_misspelt_notebook_variable_is_refused():
@@ -151,7 +161,9 @@ def test_paths_count_from_where_the_user_is_and_then_from_the_repository(tmp_pat
     (tmp_path / "my_task.py").write_text("")
     monkeypatch.chdir(tmp_path)
     mine = from_notebook(standard(model="./model", task="my_task.py", overrides={"source": "rows.jsonl"}))
-    assert (mine.model, mine.task, mine.source) == tuple(str(tmp_path / name) for name in ("model", "my_task.py", "rows.jsonl"))
+    assert (mine.model, mine.task, mine.source) == tuple(
+        str(tmp_path / name) for name in ("model", "my_task.py", "rows.jsonl")
+    )
     assert load("tiny", {"model": "data/embedded/countdown"}).model == str(settings.DATA / "embedded" / "countdown")
     (tmp_path / "embedded").mkdir()
     assert load("tiny").model == "embedded"

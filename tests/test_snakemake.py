@@ -49,6 +49,24 @@ def test_snakemake_refuses_bad_settings_in_one_line(snakemake, tmp_path):
     assert "cannot write" in refused(snakemake(results_dir=str(tmp_path / "file")))
 
 
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (['OVERRIDES={"source": "it\'s"}'], "it's"),
+        (["OVERRIDES=it's"], "overrides must be a JSON object"),
+        (["SEEDS=0,0"], "twice"),
+        (["SEEDS=zero"], "seeds must be numbers"),
+        (["PROFILE=tinny"], "did you mean 'tiny'"),
+    ],
+)
+def test_make_refuses_in_one_line(names, words):
+    alone = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    venv = f"VENV={Path(sys.executable).parent.parent}"
+    done = subprocess.run(["make", "reproduce", venv, *names], cwd=ROOT, env=alone, capture_output=True, text=True)
+    said = [line for line in done.stderr.splitlines() if not line.startswith("make:")]
+    assert done.returncode == 2 and len(said) == 1 and words in said[0], done.stderr
+
+
 def ran(done: subprocess.CompletedProcess) -> list[str]:
     return sorted(line.split(": running")[0] for line in done.stdout.splitlines() if ": running" in line)
 

@@ -9,7 +9,7 @@ import threading
 import pytest
 from helpers_sources import one_line, raw, read
 
-from rrr_utils.tasks import DataError, check_calls, sources
+from rrr_utils.tasks import DataError, function_calling, sources
 
 HUB = "Salesforce/xlam-function-calling-60k"
 OPEN = "someone/open-set"
@@ -159,13 +159,12 @@ def test_without_a_commit_the_present_one_is_read(rows, hub):
     assert len(read(OPEN).rows) == 61 and rows[1] == [FIRST, SECOND]
 
 
-def test_the_check_names_the_commit_and_the_licence(rows, hub, capsys):
+def test_the_check_reads_a_hub_set(rows, hub, capsys):
     hub[f"/api/datasets/{HUB}"] = told(HUB, FIRST)
     tools, answers = '[{"name": "now"}]', '[{"name": "now", "arguments": {}}]'
     rows[0][FIRST] = [{"id": k, "query": f"Time {k}?", "tools": tools, "answers": answers} for k in range(30)]
-    assert check_calls.main(["--check", HUB]) == 0
-    printed = capsys.readouterr().out
-    assert printed.startswith(f"{HUB}@{FIRST}\n") and "licence             CC-BY-4.0 (https://" in printed
+    assert function_calling.main(["--check", HUB]) == 0 and rows[1] == [FIRST]
+    assert capsys.readouterr().out.startswith("rows                30: 30 usable, 0 bad\n")
 
 
 def test_a_set_of_another_size_is_told_once_and_used(rows, tmp_path, monkeypatch, caplog):

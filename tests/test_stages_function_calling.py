@@ -40,7 +40,13 @@ def own_cache(monkeypatch, tmp_path):
 
 
 def given(folder: Path, model: Path, **more):
-    values = {"task": "function_calling", "model": str(model), "source": str(FILE), "results_dir": str(folder), "seed": 0}
+    values = {
+        "task": "function_calling",
+        "model": str(model),
+        "source": str(FILE),
+        "results_dir": str(folder),
+        "seed": 0,
+    }
     return settings.load("tiny", {**helpers_models.FEW, **values, **more})
 
 
@@ -48,7 +54,10 @@ def test_all_four_stages_by_their_functions(tmp_path, model, capsys):
     one = given(tmp_path / "runs", model)
     done = helpers_models.all_stages(one)
     task, home = tasks.get("function_calling"), runs.stage_dir(one, "train")
-    assert done["failures"]["summary"]["accuracy"] == 0 and home.parent == tmp_path / "runs" / "function_calling" / "random"
+    assert (
+        done["failures"]["summary"]["accuracy"] == 0
+        and home.parent == tmp_path / "runs" / "function_calling" / "random"
+    )
     assert done["failures"]["identity"]["data"].startswith("sha256:")
     rows = {row["id"]: row for split in ("train", "dev", "test") for row in task.load(split, None, 0, str(FILE))}
     for failure in files.read_jsonl(runs.stage_dir(one, "failures") / "failures.jsonl"):
@@ -58,7 +67,10 @@ def test_all_four_stages_by_their_functions(tmp_path, model, capsys):
     # every group is without spread, and training goes on
     lines = files.read_jsonl(home / "training.jsonl")
     assert [line["step"] for line in lines] == [1, 2, 3]
-    assert all((line["reward"], line["reward_std"], line["zero_variance"], line["retry_correct"]) == (0, 0, 1, 0) for line in lines)
+    assert all(
+        (line["reward"], line["reward_std"], line["zero_variance"], line["retry_correct"]) == (0, 0, 1, 0)
+        for line in lines
+    )
     assert all(line["loss"] == line["loss"] and line["reflection_tokens"] >= 1 for line in lines)
     logged = files.read_jsonl(home / "reflections.jsonl")
     assert len(logged) == 3 * 2 * 4 and all(line["row"] == rows[line["id"]] for line in logged)
@@ -77,7 +89,10 @@ def test_all_four_stages_by_their_functions(tmp_path, model, capsys):
             asked = conversation.retry(task, s["row"], s["attempt"], own["reflection"])
             assert all(json.dumps(tool, ensure_ascii=False) in asked[0]["content"] for tool in s["row"]["tools"])
             assert asked[0] == asked[-1] and task.verify(own["retry"], s["row"])._asdict() == own["verdict"]
-            assert 1 <= s["attempt_tokens"] <= one.attempt_tokens and 1 <= own["reflection_tokens"] <= one.reflection_tokens
+            assert (
+                1 <= s["attempt_tokens"] <= one.attempt_tokens
+                and 1 <= own["reflection_tokens"] <= one.reflection_tokens
+            )
         again = cells.rescore(runs.stage_dir(evaluated, "evaluate"))
         assert again["correct"].tolist() == cells.of_evaluation(evaluated)["correct"].tolist()
 

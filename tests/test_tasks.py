@@ -85,7 +85,7 @@ def test_a_dotted_module(tmp_path, monkeypatch):
     [
         ("countdwn", "unknown task 'countdwn'; did you mean 'countdown'?"),
         ("sources", "unknown task 'sources'; known: countdown, function_calling; a dotted module or a .py file works"),
-        ("check_calls", "unknown task 'check_calls'; known: countdown, function_calling;"),
+        ("strictjson", "unknown task 'strictjson'; known: countdown, function_calling;"),
         ("", "unknown task ''"),
         ("..", "task '..' cannot be imported"),
         ("no/such/file.py", "no file no/such/file.py"),
@@ -138,7 +138,7 @@ def test_fingerprints(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"{}\n")
     assert tasks.fingerprint(countdown, str(path)) == "sha256:" + hashlib.sha256(b"{}\n").hexdigest()
-    assert tasks.fingerprint(SimpleNamespace(DEFAULT_SOURCE="a/b"), None, COMMIT) == f"hub:a/b@{COMMIT}"
+    assert tasks.fingerprint(SimpleNamespace(DEFAULT_SOURCE=f"a/b@{COMMIT}"), None) == f"hub:a/b@{COMMIT}"
     assert tasks.fingerprint(countdown, f"a/b@{COMMIT}") == f"hub:a/b@{COMMIT}"
     with pytest.raises(tasks.DataError, match="a/b: its commit is not known"):
         tasks.fingerprint(countdown, "a/b")

@@ -13,7 +13,7 @@ from small import small
 from transformers import TrainerCallback
 
 from rrr_utils import conversation, failures, files, policy, runs, training
-from rrr_utils.errors import ResultsError
+from rrr_utils.errors import ResultsError, SettingsError
 from rrr_utils.miniature import corpus
 from rrr_utils.sampling import Completion, HFSampler
 from rrr_utils.tasks import countdown
@@ -45,7 +45,9 @@ def batch_of(trainer):
 
 def gradients(trainer, batch):
     trainer.model.zero_grad()
-    trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps  # set by the loop that this leaves out
+    trainer.current_gradient_accumulation_steps = (
+        trainer.args.gradient_accumulation_steps
+    )  # set by the loop that this leaves out
     trainer.compute_loss(trainer.model, batch).backward()
     return {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
 
@@ -69,7 +71,9 @@ def test_the_loss_mask_is_the_reflections(home, tmp_path):
     ]
     assert masked and set(masked) <= set(logged)
     for prompt in tokenizer.batch_decode(batch["prompt_ids"], skip_special_tokens=True):
-        assert prompt.rstrip().endswith(countdown.REFLECT)  # task, failed attempt and the request are context, never completion
+        assert prompt.rstrip().endswith(
+            countdown.REFLECT
+        )  # task, failed attempt and the request are context, never completion
 
 
 def retries_that(reward, right):
@@ -104,7 +108,9 @@ def test_gradients_depend_on_the_verdict_and_not_on_the_words_of_the_retry(home,
 
 
 def test_adapter_trains_in_float32_and_every_matrix_moves(home, tmp_path):
-    settings, _, trainer, reward = trainer_of(home, tmp_path, learning_rate=1e-5, learning_rate_schedule="constant_with_warmup")
+    settings, _, trainer, reward = trainer_of(
+        home, tmp_path, learning_rate=1e-5, learning_rate_schedule="constant_with_warmup"
+    )
     reward.wording = "{}"
     retries_that(reward, lambda k: k % 2 == 0)
     before = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
@@ -139,7 +145,9 @@ def test_layers_are_4bit_and_gradients_agree_before_and_after_a_generate(home, t
 
 @pytest.mark.parametrize("who", ["live", "base"])
 def test_retries_in_the_reward_equal_an_eval_mode_reference(home, tmp_path, who):
-    settings, kept, trainer, reward = trainer_of(home, tmp_path, gradient_checkpointing=True, retry_policy=who, retry_decoding="greedy")
+    settings, kept, trainer, reward = trainer_of(
+        home, tmp_path, gradient_checkpointing=True, retry_policy=who, retry_decoding="greedy"
+    )
     perturb(trainer.model)
     trainer.model.train()
     rows, attempts = [f["row"] for f in kept[:8]], [f["attempt"] for f in kept[:8]]
@@ -149,10 +157,15 @@ def test_retries_in_the_reward_equal_an_eval_mode_reference(home, tmp_path, who)
     trainer.save_model(str(tmp_path / "adapter"))
     reference = policy.load_policy(settings, tmp_path / "adapter" if who == "live" else None)
     asked = [conversation.retry(countdown, r, a, t) for r, a, t in zip(rows, attempts, texts, strict=True)]
-    outside = [own[0].text for own in HFSampler(reference, 64, progress=False).sample(asked, 1, settings.attempt_tokens, 0.0, 0)]
+    outside = [
+        own[0].text
+        for own in HFSampler(reference, 64, progress=False).sample(asked, 1, settings.attempt_tokens, 0.0, 0)
+    ]
     assert inside == outside
     other = policy.load_policy(settings, None if who == "live" else tmp_path / "adapter")
-    assert inside != [own[0].text for own in HFSampler(other, 64, progress=False).sample(asked, 1, settings.attempt_tokens, 0.0, 0)]
+    assert inside != [
+        own[0].text for own in HFSampler(other, 64, progress=False).sample(asked, 1, settings.attempt_tokens, 0.0, 0)
+    ]
 
 
 def lines_of(directory):
@@ -184,7 +197,10 @@ def test_an_interrupt_saves_and_the_same_call_goes_on_to_the_same_result(home, t
 
     def add(trainer, callback):
         added(trainer, callback)
-        if isinstance(callback, training.Record) and not runs.stage_dir(whole, "train").joinpath("training.jsonl").exists():
+        if (
+            isinstance(callback, training.Record)
+            and not runs.stage_dir(whole, "train").joinpath("training.jsonl").exists()
+        ):
             added(trainer, InterruptAt(callback, 2))  # stops after step 3, between two checkpoints
 
     monkeypatch.setattr(training.GRPOTrainer, "add_callback", add)
@@ -224,7 +240,10 @@ def test_reward_is_the_mean_over_retries_and_the_verdict_that_counts(home, tmp_p
     row = kept[0]["row"]
     good = corpus.right(corpus.steps(row["nums"]), row["target"], random.Random(0))
     bare = good.removeprefix("<answer> ").removesuffix(" </answer>")
-    reward.retry = lambda *a: [[Completion(good, False, 9), Completion("no idea", False, 2)], [Completion(bare, False, 9)] * 2]
+    reward.retry = lambda *a: [
+        [Completion(good, False, 9), Completion("no idea", False, 2)],
+        [Completion(bare, False, 9)] * 2,
+    ]
     columns = {"id": ["a", "b"], "row": [json.dumps(row)] * 2, "attempt": ["x", "y"]}
     call = {"trainer_state": trainer.state, "log_extra": lambda *a: None, "log_metric": lambda *a: None}
     completions = [[{"role": "assistant", "content": "hm"}]] * 2
@@ -244,7 +263,9 @@ def test_a_checkpoint_that_lacks_its_optimizer_is_set_aside_and_the_one_before_i
     folder = runs.stage_dir(settings, "train")
     expected, adapter = lines_of(folder), (folder / "adapter/adapter_model.safetensors").read_bytes()
     (folder / "checkpoints/checkpoint-4/optimizer.pt").unlink()
-    files.write_jsonl(folder / "training.jsonl", files.read_jsonl(folder / "training.jsonl")[:-1])  # killed in the last step
+    files.write_jsonl(
+        folder / "training.jsonl", files.read_jsonl(folder / "training.jsonl")[:-1]
+    )  # killed in the last step
     training.train(settings)
     assert "optimizer.pt is missing or damaged): set aside as damaged-checkpoint-4" in capsys.readouterr().out
     assert lines_of(folder) == expected and (folder / "adapter/adapter_model.safetensors").read_bytes() == adapter
@@ -276,5 +297,5 @@ def test_a_disk_that_does_not_take_the_adapter_is_one_line_and_nothing_is_lost(h
 
 def test_fewer_failures_than_a_step_needs_are_told_before_a_model_is_loaded(home, monkeypatch):
     monkeypatch.setattr(training, "build_trainer", lambda *a: pytest.fail("a model was loaded"))
-    with pytest.raises(ResultsError, match="24 failures, and a step takes failures_per_step 32"):
+    with pytest.raises(SettingsError, match="24 failures, and a step takes failures_per_step 32"):
         training.train(small(home, failures_per_step=32))

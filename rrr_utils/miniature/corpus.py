@@ -1,12 +1,9 @@
 """The embedded model's corpus of chat documents (notebook A1).
 
-From these documents alone a Qwen2-architecture model of about a million parameters learns to guess equations, to write
-several kinds of reflection, and to use what a reflection says. One kind, the search, tries equations in a fixed order
-and may end without a hit. There are no rewards here; `MIXTURE`, `KINDS` and `RIGHT` were fixed before any reinforcement
-learning. All problems come from the *pretrain* split, and drills never chain two steps.
+From these alone the model learns to guess equations, to write several kinds of reflection, and to use what a reflection
+says. One kind, the search, tries equations in a fixed order and may end without a hit. The shares were fixed before any
+reinforcement learning. All problems come from the *pretrain* split, and drills never chain two steps.
 """
-
-from __future__ import annotations
 
 import functools
 import random
@@ -21,28 +18,21 @@ MIXTURE = {
     "answer": 0.25, "own": 0.33, "blind": 0.07, "generic": 0.03,
     "other": 0.02, "masked": 0.02, "drill": 0.12, "worked": 0.16,
 }  # fmt: skip
-#: share of reflections by kind
-KINDS = {"empty": 0.45, "value": 0.14, "usage": 0.12, "first_step": 0.14, "search": 0.15}
+KINDS = {"empty": 0.45, "value": 0.14, "usage": 0.12, "first_step": 0.14, "search": 0.15}  # share of reflections
 #: lessons: first chunk (of `pretraining.CHUNK` documents), share of practice, its sort. Arithmetic comes first; then
 #: what is too small a part of the loss to be learnt among the rest: whether a result is the target, and which number is
 #: left; then some of everything; direct answers last
 LESSONS = ((0, 0.75, "sums"), (8, 0.9, "verdicts"), (16, 0.9, "left"), (21, 0.3, "all"), (75, 0.4, "answers"))
-#: share of right answers: direct ones, after a failed attempt, and after a reflection that found an equation
-RIGHT = {"answer": 0.90, "retry": 0.50, "hit": 0.98}
-#: a search gives up after this many first steps, drawn for each search: fewest, most
-MAX_ROWS = (3, 9)
-#: largest result of a second step (no target is larger), and largest number of a document (15 * 15)
-LARGEST, LARGEST_NUMBER = 60, 225
-#: instead of True for a message: only "is it the target" is learnt, or only the number that is left
-VERDICTS, LEFT = "verdicts", "left"
-
+RIGHT = {"answer": 0.90, "retry": 0.50, "hit": 0.98}  # right answers: direct, on a retry, after a search with a hit
+MAX_ROWS = (3, 9)  # a search gives up after this many first steps, drawn for each search: fewest, most
+LARGEST, LARGEST_NUMBER = 60, 225  # largest result of a second step (no target is larger), and number (15 * 15)
+VERDICTS, LEFT = "verdicts", "left"  # what is learnt of a message: "is it the target" alone, or the number left alone
 EMPTY = ("I should be more careful .", "I made a mistake and will try again .", "I will check my steps next time .")
 GENERIC = ("Work step by step and check the result .", "Try other numbers first .", "Think about the target .")
 DRILL = "Write down some sums."
 WORKED = "Write down what these numbers make until one result is right."
 
-#: kind, messages, and for each message whether it is learnt (True, False, `VERDICTS` or `LEFT`)
-Document = tuple[str, conversation.Messages, list[bool | str]]
+Document = tuple[str, conversation.Messages, list[bool | str]]  # kind, messages, what of each is learnt
 
 
 class Step(NamedTuple):
@@ -91,7 +81,7 @@ def steps(nums: list[int]) -> list[Step]:
 
 
 def solvable(row: dict) -> bool:
-    """Whether a search can reach the target; it tries no fractions on the way."""
+    """Whether a search can reach the target: without fractions on the way."""
     return any(value == row["target"] for step in steps(row["nums"]) for _, value in step.second)
 
 
@@ -198,11 +188,7 @@ def sameness(rng: random.Random) -> str:
 
 
 def leftover(nums: list[int], rng: random.Random) -> str:
-    """First steps in any order, each with the number that it leaves, written as in a search.
-
-    >>> leftover([3, 9, 4], random.Random(1))[:42]
-    'Sums : 9 + 3 = 12 and 4 ; 9 + 4 = 13 and 3'
-    """
+    """First steps in any order, each with the number that it leaves, written as in a search."""
     some = rng.choices([step for step in steps(nums) if step.made <= LARGEST_NUMBER], k=10)
     return f"Sums : {' ; '.join(f'{s.a} {s.op} {s.b} = {s.made} and {s.left}' for s in some)} ."
 
@@ -243,10 +229,9 @@ def practice(problems: list[dict], rng: random.Random, sort: str) -> Document:
     """A document of a lesson."""
     if sort == "all":
         sort = rng.choice(("sums", "verdicts", "left"))
-    if sort == "answers":
-        return from_mixture(problems, rng, rng.choice(("answer", "answer", "blind", "own")))
-    if sort == "sums":
-        return from_mixture(problems, rng, "drill")
+    if sort in ("sums", "answers"):
+        kind = "drill" if sort == "sums" else rng.choice(("answer", "answer", "blind", "own"))
+        return from_mixture(problems, rng, kind)
     if sort == "left":
         row = draw(problems, rng)
         if rng.random() < 0.5:  # numbers of no problem, so that the answers cannot be learnt by heart
@@ -254,8 +239,7 @@ def practice(problems: list[dict], rng: random.Random, sort: str) -> Document:
         return "drill", asked(worked_question(row), leftover(row["nums"], rng)), [False, LEFT]
     if rng.random() < 0.5:
         return "drill", asked(DRILL, sameness(rng)), [False, VERDICTS]
-    row = draw(problems, rng)
-    messages, last = worked(row, rng)
+    messages, last = worked(row := draw(problems, rng), rng)
     return "worked", [*messages, *conversation.attempt(countdown, row), last], [False, VERDICTS, False, True]
 
 
@@ -288,5 +272,5 @@ def from_mixture(problems: list[dict], rng: random.Random, kind: str) -> Documen
     last = answer(possible, target, "retry", rng)
     if found and rng.random() < RIGHT["hit"]:
         last = said(found)
-    messages = [*conversation.retry(countdown, row, failed, text), last]
-    return kind, messages, [False, False, False, kind.startswith("own"), False, True]
+    learnt = [False, False, False, kind.startswith("own"), False, True]
+    return kind, [*conversation.retry(countdown, row, failed, text), last], learnt

@@ -1,7 +1,5 @@
 """The gate that the embedded model must pass on dev before any reinforcement learning, and its model card (A1)."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
@@ -21,11 +19,10 @@ BEGIN = {"value": "My result was", "usage": "I must use each of", "first_step": 
 
 
 def gate(settings: Settings, decoding: str = "greedy", items: int | None = None) -> dict:
-    """How the base model does on dev, and its recovery rate after each kind of reflection, forced in turn.
+    """How the base model does on dev (`items` problems; None: all), and after each kind of reflection, forced in turn.
 
-    `items`: how many dev problems; None: all. Rates are in 0..1. `rescued` holds the recovery rates: by kind, after the
-    model's own reflections, and without one (`blind`). `spread` is the best kind's rate minus that of the empty one,
-    with a 95% interval clustered by multiset.
+    `rescued` holds the recovery rates, in 0..1: by kind, after the model's own reflections, and without one (`blind`).
+    `spread` is the best kind's rate minus that of the empty one, with a 95% interval clustered by multiset.
     """
     sampler = HFSampler(load_base(settings), settings.sample_batch)
     temperature = 0.0 if decoding == "greedy" else settings.temperature
@@ -47,8 +44,7 @@ def gate(settings: Settings, decoding: str = "greedy", items: int | None = None)
     for kind, texts in reflections.items():
         again = [conversation.retry(countdown, *pair, text) for pair, text in zip(failed, texts, strict=True)]
         retries[kind] = recovered(again, 2, f"retry, {kind}")
-    blind = [conversation.blind_retry(countdown, *pair) for pair in failed]
-    retries["blind"] = recovered(blind, 5, "blind retry")
+    retries["blind"] = recovered([conversation.blind_retry(countdown, *pair) for pair in failed], 5, "blind retry")
     figures = judge(len(rows), [row for row, _ in failed], reflections["search"], retries)
     return {"decoding": decoding, "items": len(rows), **figures}
 
@@ -93,14 +89,8 @@ def sums_of(search: str, nums: list[int]) -> tuple[list[bool], list[bool]]:
     return sums, left
 
 
-def finish(directory: Path, gates: dict[str, dict], seed: int) -> None:
-    """Write `gate.json` and the model card (`README.md`) next to the model; `gates`: by decoding."""
-    files.write_json(directory / "gate.json", gates)
-    files.write_text(directory / "README.md", card(directory, gates, seed))
-
-
 def card(directory: Path, gates: dict[str, dict], seed: int) -> str:
-    """The model card: what the model is, what it was trained on, and its gate."""
+    """The model card: what the model is, what it was trained on, and its gates by decoding."""
     config = files.read_json(directory / "config.json")
     last = files.read_jsonl(directory / "pretraining.jsonl")[-1]
     size = sum(p.numel() for p in Qwen2ForCausalLM(Qwen2Config(**config)).parameters()) / 1e6

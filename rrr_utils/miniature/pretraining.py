@@ -1,7 +1,5 @@
 """Pre-training of the embedded model from nothing (notebook A1)."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 import math
@@ -22,17 +20,11 @@ from rrr_utils.miniature.tokenizer import build_tokenizer
 # batches come in a hundred shapes and oneDNN keeps a kernel for each: without a limit memory grows for the whole hour
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "200")
 
-#: documents that are made, and sorted by length, at a time
-CHUNK = 8192
-#: optimiser steps of the model in `data/embedded`
-STEPS = 7500
-#: share of the steps over which the learning rate falls to zero
-DECAY = 0.45
-#: highest learning rates: Muon's for matrices, AdamW's for the rest
-PEAKS = (0.02, 1e-2)
-
-#: token ids, and which of them are learnt
-Encoded = tuple[list[int], list[bool]]
+CHUNK = 8192  # documents that are made, and sorted by length, at a time
+STEPS = 7500  # optimiser steps of the model in `data/embedded`
+DECAY = 0.45  # share of the steps over which the learning rate falls to zero
+PEAKS = (0.02, 1e-2)  # highest learning rates: Muon's for matrices, AdamW's for the rest
+Encoded = tuple[list[int], list[bool]]  # token ids, and which of them are learnt
 
 
 def encode(tokenizer: Qwen2Tokenizer, documents: list[Document]) -> list[Encoded]:
@@ -103,10 +95,9 @@ def pretrain(
     directory: Path, steps_total: int = STEPS, tokens: int = 8_000, seed: int = 0, threads: int = 1,
     hidden: int = 128, layers: int = 4, log_every: int = 25, save_every: int = 250, stop: int | None = None,
 ) -> None:  # fmt: skip
-    """Pre-train from nothing, or go on from `directory/state.pt`, and save model and tokenizer in `directory`.
+    """Pre-train from nothing, or go on from `directory/state.pt`; save model (bf16) and tokenizer in `directory`.
 
-    The rate falls to zero over the last `DECAY` of the steps. Writes `pretraining.jsonl`, a line for every `log_every`
-    steps. `stop`: end after this step as if interrupted, with the schedule unchanged.
+    Writes `pretraining.jsonl`, a line for every `log_every` steps. `stop`: end after this step as if interrupted.
     """
     torch.set_num_threads(threads)
     set_seed(seed)
@@ -131,13 +122,13 @@ def pretrain(
             bar.set_postfix(loss=f"{running:.3f}", tokens=f"{seen / 1e6:.1f}M")
             line = {"step": step, "loss": running, "tokens": seen, "lr": PEAKS[0] * scale}
             files.append_jsonl(directory / "pretraining.jsonl", [line | {"seconds": time.time() - began}])
-        if step % save_every == 0:
+        if step % save_every == 0 or step == steps_total:
+            copy.deepcopy(model).to(torch.bfloat16).save_pretrained(directory)
+            tokenizer.save_pretrained(directory)
             state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
             torch.save(state | {"step": step, "seen": seen}, directory / "state.pt.new")
             (directory / "state.pt.new").replace(directory / "state.pt")
-            save(model, tokenizer, directory)
     bar.close()
-    save(model, tokenizer, directory)
 
 
 def resume(directory: Path, model: Qwen2ForCausalLM, optimizers: list[torch.optim.Optimizer]) -> tuple[int, int]:
@@ -151,9 +142,3 @@ def resume(directory: Path, model: Qwen2ForCausalLM, optimizers: list[torch.opti
     # the lines after the last save are written again
     files.write_jsonl(log, [line for line in files.read_log(log) if line["step"] <= state["step"]])
     return state["step"], state["seen"]
-
-
-def save(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, directory: Path) -> None:
-    """Save model (bf16) and tokenizer."""
-    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(directory)
-    tokenizer.save_pretrained(directory)

@@ -1,7 +1,5 @@
 """The embedded model's tokenizer: a token for each number, word and fixed sentence of the corpus, else bytes."""
 
-from __future__ import annotations
-
 from tokenizers import AddedToken, pre_tokenizers
 from transformers import Qwen2Tokenizer
 

@@ -16,13 +16,13 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: list[str] | None = None) -> int:
     """The command line. Returns 0, or 2 with one line on stderr where something was refused."""
     parser = _Parser(prog="python -m rrr_utils.report", description=__doc__)
-    action = parser.add_mutually_exclusive_group()
+    action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--rescore", metavar="DIR", help="verdicts and cells of an evaluation again")
     action.add_argument("--runs", action="store_true", help="list every run, with what differs from the profile")
     action.add_argument("--publish", action="store_true", help="copy the tables and their runs to results/<profile>/")
     action.add_argument("--trials", action="store_true", help="the record of data/trials.yaml in results/<profile>/")
+    action.add_argument("--delete", metavar="NAME", nargs="+", default=[], help="remove these runs, list the others")
     parser.add_argument("--task", metavar="FILE", help="with --rescore: where your own task's .py file lies now")
-    parser.add_argument("--delete", metavar="NAME", nargs="+", default=[], help="runs to remove")
     parser.add_argument("--force", action="store_true", help="with --publish: even if rows get lost")
     parser.add_argument("--profile", default="tiny", help="a name in data/profiles, or the path of a YAML file")
     parser.add_argument("--results-dir", default="results/runs", help="where the runs are")
@@ -35,10 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"published to {publish.publish(settings, force=given.force)}")
         elif given.trials:
             print(trials.record(settings).to_string(index=False))
-        elif given.runs or given.delete:
-            print("\n".join([*listing.delete(settings, given.delete), listing.overview(settings)]))
         else:
-            parser.error("say what to do: --rescore DIR, --runs, --publish or --trials")
+            print("\n".join([*listing.delete(settings, given.delete), listing.overview(settings)]))
     except (*PLAIN, OSError) as error:
         print(f"report: {error}", file=sys.stderr)
         return 2

@@ -22,10 +22,7 @@ def table(task: str, samples: Iterable[dict], verdict: str = "strict") -> pd.Dat
 
 
 def over_steps(task: str, logged: Iterable[dict]) -> pd.DataFrame:
-    """Shares of the kinds that training sampled, a row per step: `step, n, reward` and a column per kind.
-
-    `logged`: the lines of a training's `reflections.jsonl`.
-    """
+    """Shares of the kinds in a training's `reflections.jsonl`, a row per step: `step, n, reward`, a column per kind."""
     module = tasks.get(task)
     kinds = getattr(module, "KINDS", ())
     rows = [(r["step"], r["reward"], module.kind(r["reflection"], r["row"]) if kinds else "") for r in logged]

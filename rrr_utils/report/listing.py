@@ -16,16 +16,13 @@ from rrr_utils.settings import Settings
 
 
 def others(settings: Settings, stage: str) -> pd.DataFrame:
-    """Runs of the settings' task, model and stage that are not the ones asked for, and what differs.
-
-    For evaluations a row per policy, with % right on the first and the own second try, greedy.
-    """
+    """Runs of the same task, model and stage that are not the ones asked for; of evaluations a row per policy."""
     rows, taken = [], _folders([settings, *runs.asked(settings)])
     for run in runs.listed(settings.results_dir):
         if run.begun["stage"] == stage and run.folder.parent == runs.home(settings) and run.folder not in taken:
             run = run._replace(result=runs.whole(run.folder))
             row = {"run": run.folder.name, "state": state(run), "differs (there / here)": differs(settings, run)}
-            rows += [row | more for more in (_accuracies(run) if stage == "evaluate" and run.result else [{}])]
+            rows += [row | right for right in _accuracies(run)]
     return pd.DataFrame(rows).fillna("")
 
 
@@ -36,14 +33,15 @@ def _folders(asked: list[Settings]) -> set[Path]:
 
 
 def _accuracies(run: runs.Run) -> list[dict]:
-    """A row per policy of a finished evaluation."""
+    """A row per policy of a finished evaluation; an empty one for any other run."""
     identity, rows = run.begun["identity"], []
-    if identity["versions"]["stage"] == runs.VERSIONS["evaluate"]:  # else its lines may mean something else
+    versions = run.begun["stage"], identity["versions"]["stage"]  # lines of another version may mean something else
+    if run.result and versions == ("evaluate", runs.VERSIONS["evaluate"]):
         frame = cells.over_seeds(cells.outcomes(samples.read(run.folder), identity["verdict"]), "", "")
         for policy, group in frame[frame["decoding"] == "greedy"].groupby("policy", sort=False):
-            right = {(r.attempt, r.control): f"{100 * r.accuracy:.1f}" for r in group.itertuples()}
-            shown = {title: right[key] for key, title in TRIES.items() if key[1] in ("", "own")}
-            rows.append({"policy": policy} | shown)
+            own = group[group["control"].isin(["", "own"])]
+            right = {TRIES[r.attempt, r.control]: f"{100 * r.accuracy:.1f}" for r in own.itertuples()}
+            rows.append({"policy": policy} | right)
     return rows or [{}]
 
 
@@ -51,8 +49,7 @@ def state(run: runs.Run) -> str:
     """done, failed: why, damaged, or not finished."""
     if run.failed and not run.result:
         return safe(f"failed: {run.failed.get('error')}")
-    damaged = (run.folder / "result.damaged.json").exists()
-    return "done" if run.result else "damaged" if damaged else "not finished"
+    return "done" if run.result else "damaged" if (run.folder / "result.damaged.json").exists() else "not finished"
 
 
 def differs(settings: Settings, run: runs.Run, most: int = 99) -> str:
@@ -83,10 +80,9 @@ def overview(settings: Settings) -> str:
 
 
 def delete(settings: Settings, names: list[str]) -> list[str]:
-    """Remove the named runs; returns what to say: how much was freed, and which runs were made from them.
+    """Remove the runs of these names (or task/model/name); returns what to say: what was freed and what depends on it.
 
-    A name is a folder's, or task/model/name. Raises ResultsError, before anything is removed, where a name is unknown
-    or ambiguous or another process works in the folder.
+    Raises ResultsError, before anything is removed, where one is unknown, ambiguous or worked in by another process.
     """
     root, listed, chosen, said = runs.root(settings), runs.listed(settings.results_dir), {}, []
     for name in names:

@@ -6,6 +6,8 @@ guessed. If you have the paper, add a line: main,countdown,Qwen2.5-3B-Instruct,t
 """
 
 import csv
+import math
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -55,48 +57,39 @@ def load(path: Path = PATH) -> pd.DataFrame:
     if not lines or lines[0] != COLUMNS:
         raise DataError(f"{path}, line 1: the columns must be {','.join(COLUMNS)}")
     rows = {}
-    for number, fields in enumerate(lines[1:], start=2):
-        if any(field.strip() for field in fields):
-            where = f"{path}, line {number}"
-            row = _checked([field.strip() for field in fields], where)
-            if (key := tuple(row[name] for name in COLUMNS[:4])) in rows:
-                raise DataError(f"{where}: {row['model']} {row['cell']} is there twice; keep one of them")
-            rows[key] = row
-    return pd.DataFrame(list(rows.values()), columns=COLUMNS)
+    for number, line in enumerate(lines[1:], start=2):
+        if any(fields := [field.strip() for field in line]):
+            if flaw := _flaw(fields, rows):
+                raise DataError(f"{path}, line {number}: {flaw}")
+            rows[tuple(fields[:4])] = fields
+    return pd.DataFrame(list(rows.values()), columns=COLUMNS).astype({"value": float})
 
 
-def _checked(fields: list[str], where: str) -> dict:
+def _flaw(fields: list[str], known: dict[tuple, list[str]]) -> str | None:
+    """What is wrong with a line, in words."""
     if len(fields) != len(COLUMNS):
-        names = ", ".join(COLUMNS)
-        raise DataError(f"{where}: {len(fields)} fields, not {len(COLUMNS)} ({names}); quote a field with a comma")
-    row = dict(zip(COLUMNS, fields, strict=True))
+        return f"{len(fields)} fields, not {len(COLUMNS)} ({', '.join(COLUMNS)}); quote a field with a comma"
     allowed = {"task": list(TRAINED), "cell": list(CELLS), "relation": ["=", ">", "<"], "certainty": ["V", "S"]}
-    for name, value in row.items():
+    for name, value in zip(COLUMNS, fields, strict=True):
         if not value:
-            raise DataError(f"{where}: {name} is empty")
+            return f"{name} is empty"
         if value not in allowed.get(name, [value]):
-            raise DataError(f"{where}: unknown {name} '{value}'{nearest(value, allowed[name])}")
-    try:
-        value = float(row["value"])
-    except ValueError:
-        raise DataError(f"{where}: value '{row['value']}' is not a number; write per cent, for example 45.0") from None
-    if not 0 <= value <= 100:
-        raise DataError(f"{where}: value {row['value']} must be per cent, from 0 to 100")
-    return row | {"value": value}
+            return f"unknown {name} '{value}'{nearest(value, allowed[name])}"
+    if not re.fullmatch(r"\d+(\.\d+)?", value := fields[COLUMNS.index("value")]) or float(value) > 100:
+        return f"value '{value}' is not a number from 0 to 100; write per cent, for example 45.0"
+    return f"{fields[2]} {fields[3]} is there twice; keep one of them" if tuple(fields[:4]) in known else None
 
 
-def compare(averaged: pd.DataFrame, paper: pd.DataFrame | None = None, decoding: str = "greedy") -> pd.DataFrame:
+def compare(averaged: pd.DataFrame, paper: pd.DataFrame | None = None) -> pd.DataFrame:
     """Every cell of the paper's two tables and of our runs: the paper's value, ours in % and its interval, the verdict.
 
     `averaged`: `cells.over_seeds` with a column `data`, the fingerprint of the test data ("hub:owner/name@commit").
-    The verdict says where ours is: `within +-0.8` (the paper's value lies in our 95% interval, or our interval reaches
-    into "over 50"; with half its width in points), `above`, `below`; `not comparable` with the reason where data or
-    number of items are others; `not run`; `not available` where the paper's value is not known. How the paper decoded
-    its evaluations is not known; ours are greedy unless asked otherwise.
+    The verdict says where ours, greedy, is: `within +-0.8` (half the width in points of our 95% interval: the paper's
+    value lies in it, or it reaches into "over 50"), `above`, `below`; else why that cannot be said.
     """
     paper = load() if paper is None else paper
     known = {(r.task, r.model, r.cell): r for r in paper.itertuples()}
-    ours = averaged[averaged["decoding"] == decoding]
+    ours = averaged[averaged["decoding"] == "greedy"]
     mine = {(r.task, r.model.split("/")[-1], r.policy, r.attempt, r.control): r for r in ours.itertuples()}
     names = [(task, model) for task in TRAINED for model in [*TRAINED[task], *UNTRAINED[task]]]
     names += [key[:2] for key in (*known, *mine)]
@@ -106,13 +99,11 @@ def compare(averaged: pd.DataFrame, paper: pd.DataFrame | None = None, decoding:
             if cell.startswith("trained") and model in UNTRAINED.get(task, []):
                 continue
             theirs, got = known.get((task, model, cell)), mine.get((task, model, *place))
-            said = (theirs.relation, theirs.value, theirs.certainty) if theirs else ("", None, "")
-            share = [100 * end for end in (got.accuracy, got.ci_low, got.ci_high)] if got else [None] * 3
+            said = (theirs.relation, theirs.value, theirs.certainty) if theirs else ("", math.nan, "")
+            share = [100 * end for end in (got.accuracy, got.ci_low, got.ci_high)] if got else [math.nan] * 3
             rows.append((task, model, cell, *said, *share, verdict(theirs, got)))
     columns = ["task", "model", "cell", "relation", "paper", "certainty", "ours", "ci_low", "ci_high", "verdict"]
-    return pd.DataFrame(rows, columns=columns).astype(
-        {"paper": float, "ours": float, "ci_low": float, "ci_high": float}
-    )
+    return pd.DataFrame(rows, columns=columns)
 
 
 def verdict(theirs, got) -> str:
@@ -134,15 +125,9 @@ def verdict(theirs, got) -> str:
 
 
 def table(compared: pd.DataFrame) -> pd.DataFrame:
-    """The comparison as it is printed, a model a row and a cell a column: the paper's value / ours.
-
-    A model that is not in the paper has a dash for the paper's value.
-    """
-    wide = compared.assign(text=compared.apply(_entry, axis=1)).pivot(
-        index=["task", "model"], columns="cell", values="text"
-    )
-    order = pd.MultiIndex.from_frame(compared[["task", "model"]].drop_duplicates())
-    wide = wide.reindex(index=order, columns=list(CELLS)).fillna("-")
+    """The comparison as it is printed, a model a row and a cell a column: the paper's value (or a dash) / ours."""
+    texts = compared.assign(text=compared.apply(_entry, axis=1)).set_index(["task", "model", "cell"])["text"]
+    wide = texts.unstack(sort=False).reindex(columns=list(CELLS)).fillna("-")
     return wide.rename(columns=lambda cell: cell.replace("_", ", ")).rename_axis(columns=None).reset_index()
 
 

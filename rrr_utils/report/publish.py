@@ -1,8 +1,7 @@
 """What is committed of a profile's runs, and README's generated parts: `make publish`.
 
-Copies the tables, the figures and each run's `result.json`, `samples.jsonl.gz` and logs into results/<profile>/, under
-names without hashes. `trials/` and files with other names (RECIPE.md) stay. Then writes README's parts between
-`<!-- generated:NAME -->` and `<!-- /generated:NAME -->`: `table`, `kinds`, `examples`.
+Copies tables, figures and each run's `result.json`, `samples.jsonl.gz` and logs into results/<profile>/, under names
+without hashes; `trials/` and files with other names (RECIPE.md) stay. Then fills in `table`, `kinds` and `examples`.
 """
 
 import gzip
@@ -30,10 +29,8 @@ def publish(settings: Settings, root: Path = ROOT, force: bool = False) -> Path:
     made, target = files.read_json(source / "result.json") or {}, root / "results" / name
     settings = settings.model_copy(update={"seeds": tuple(made.get("identity", {}).get("seeds", ()))})
     if not runs.done(settings, "tables"):
-        raise ResultsError(
-            f"the tables in {source} are not there or not of the present results: make them with   "
-            f"python -m rrr_utils.launch tables --profile {settings.profile}"
-        )
+        how = f"make them with   python -m rrr_utils.launch tables --profile {settings.profile}"
+        raise ResultsError(f"the tables in {source} are not there or not of the present results: {how}")
     if not force and (lost := _in_table(target / "cells.csv") - _in_table(source / "cells.csv")):
         what = f"this table lacks rows of the published one in {target}: {', '.join(sorted(lost))}"
         raise ResultsError(f"{what}. Make it with them (SEEDS=...), or publish with --force")
@@ -63,18 +60,15 @@ def _in_table(path: Path) -> set[str]:
 
 
 def _copy(source: Path, target: Path, rows: list[tables.Row]) -> None:
-    (target / "figures").mkdir(parents=True)
+    shutil.copytree(source / "figures", target / "figures")
     for name in TABLES:
         copy_placeless(source / name, target / name)
-    for path in sorted((source / "figures").glob("*.*")):
-        shutil.copyfile(path, target / "figures" / path.name)
     for one in [one for row in rows for one in row.evaluated]:
         for stage in ("evaluate",) if one.seed is None else ("failures", "train", "evaluate"):
             folder = runs.stage_dir(one, stage)
             to = target / folder.parent.relative_to(runs.root(one)) / folder.name.rpartition("-")[0]
             for name in ("result.json", "training.jsonl", "dev.jsonl"):
                 if (folder / name).is_file():
-                    to.mkdir(parents=True, exist_ok=True)
                     copy_placeless(folder / name, to / name)
             if stage == "evaluate":
                 packed = gzip.compress((folder / "samples.jsonl").read_bytes(), compresslevel=9, mtime=0)
@@ -83,6 +77,7 @@ def _copy(source: Path, target: Path, rows: list[tables.Row]) -> None:
 
 def copy_placeless(source: Path, target: Path) -> None:
     """Copy a text file without the place of this repository."""
+    target.parent.mkdir(parents=True, exist_ok=True)
     text = source.read_text(encoding="utf-8").replace(f"{ROOT}/", "").replace(str(ROOT), ".")
     target.write_text(text, encoding="utf-8", newline="\n")
 
@@ -133,33 +128,28 @@ def _table(row: tables.Row, folder: str) -> list[str]:
 
 def examples(row: tables.Row, count: int = 3) -> str:
     """Real examples, picked by a stated rule, with how many there are to pick from."""
-    lines = [line for line in row.samples if line["decoding"] == row.decoding and line["second"]]
     policy = "reflector" if "reflector" in row.settings.policies else "trained"
     seed = min((one.seed for one in row.evaluated if one.seed is not None), default=None)
-    before = {line["id"]: line for line in lines if line["policy"] == "vanilla"}
-    after = {line["id"]: line for line in lines if line["policy"] == policy and line["seed"] == seed}
-
-    def recovered(line: dict) -> bool:
-        return cells.second_right(line["second"]["own"], row.settings.verdict)
-
-    both = [item for item in before if item in after]
-    failed = [item for item in both if not recovered(before[item])]
-    lost = sum(recovered(before[item]) and not recovered(after[item]) for item in both)
-    found = [item for item in failed if recovered(after[item])]
+    frame = row.outcomes[(row.outcomes["decoding"] == row.decoding) & (row.outcomes["first"] == 0)].set_index("id")
+    old, new = frame[frame["policy"] == "vanilla"], frame[(frame["policy"] == policy) & (frame["seed"] == seed)]
+    both = pd.concat({"old": old["own"], "new": new["own"]}, axis=1, join="inner")
+    failed, lost = both[both["old"] == 0], int((both["old"] > both["new"]).sum())
+    found = failed.index[failed["new"] == 1]
+    lines = {(x["id"], x["policy"], x["seed"]): x for x in row.samples if x["decoding"] == row.decoding}
     picked = sorted(found, key=lambda item: hashlib.sha256(item.encode()).hexdigest())[:count]
     parts = [
         f"{row.name}, {row.decoding}: of {len(failed)} test problems that the base model failed in both tries, "
         f"`{policy}` (seed {seed}) got {len(found)} right on the second; of those that the base model got right on the "
         f"second try it lost {lost}. Shown are the first {len(picked)} of the {len(found)} by the sha256 of their id."
     ]
-    for old, new in [(before[item], after[item]) for item in picked]:
+    for before, after in [(lines[item, "vanilla", None], lines[item, policy, seed]) for item in picked]:
         texts = {
-            "task": tasks.prompt(tasks.get(row.settings.task), new["row"]),
-            "failed attempt": new["attempt"],
-            "reflection before training": old["second"]["own"]["reflection"],
-            "retry after it (wrong)": old["second"]["own"]["retry"],
-            "reflection after training": new["second"]["own"]["reflection"],
-            "retry after it (right)": new["second"]["own"]["retry"],
+            "task": tasks.prompt(tasks.get(row.settings.task), after["row"]),
+            "failed attempt": after["attempt"],
+            "reflection before training": before["second"]["own"]["reflection"],
+            "retry after it (wrong)": before["second"]["own"]["retry"],
+            "reflection after training": after["second"]["own"]["reflection"],
+            "retry after it (right)": after["second"]["own"]["retry"],
         }
         block = "\n".join(f"{name:26}  {safe(text)}" for name, text in texts.items())
         parts.append(f"```text\n{block}\n```")

@@ -10,10 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-RESAMPLES = 10_000
-FLIPS = 20_000
-#: numbers held at a time while resampling, so that 15,000 clusters need no more memory than 100
-CHUNK = 4_000_000
+RESAMPLES, FLIPS = 10_000, 20_000
+CHUNK = 4_000_000  # numbers held at a time while resampling, so that 15,000 clusters need no more memory than 100
 
 
 class Comparison(NamedTuple):
@@ -35,8 +33,7 @@ def wilson(correct: float, n: int) -> tuple[float, float]:
     >>> [round(end, 3) for end in wilson(8, 10)]
     [0.49, 0.943]
     """
-    low, high = stats.binomtest(round(correct), n).proportion_ci(method="wilson")
-    return float(low), float(high)
+    return tuple(map(float, stats.binomtest(round(correct), n).proportion_ci(method="wilson")))
 
 
 def cluster_sums(values: Sequence[float], clusters: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -54,16 +51,12 @@ def cluster_sums(values: Sequence[float], clusters: Sequence[str]) -> tuple[np.n
 def cluster_bootstrap(values: Sequence[float], clusters: Sequence[str], seed: int = 0) -> tuple[float, float]:
     """95% interval of a mean, resampling clusters; Wilson's where every cluster is one item that is right or wrong.
 
-    Where every item has the same value, resampling would give an interval of no width: there it is Wilson's for as
-    many items as there are clusters.
+    Where all items are right, or all wrong, resampling would give no width: there it is Wilson's for the clusters.
     """
     values = np.asarray(values, dtype=float)
     sums, sizes = cluster_sums(values, clusters)
-    binary = bool(np.isin(values, (0, 1)).all())
-    if binary and len(sizes) == len(values):
-        return wilson(values.sum(), len(values))
-    if binary and values.min() == values.max():
-        return wilson(values[0] * len(sizes), len(sizes))
+    if np.isin(values, (0, 1)).all() and (len(sizes) == len(values) or values.min() == values.max()):
+        return wilson(values.mean() * len(sizes), len(sizes))
     return _percentiles(sums, sizes, seed)
 
 
@@ -82,9 +75,8 @@ def _percentiles(sums: np.ndarray, sizes: np.ndarray, seed: int) -> tuple[float,
 def sign_flip_p(sums: np.ndarray, seed: int = 0) -> float:
     """Two-sided p of the sign-flip permutation test: the share of all sign flips with a total as far from zero.
 
-    Differences of right and wrong have whole sums, and for these all 2^clusters flips count: clusters of the same
-    size of sum give a binomial, and independent parts are convolved. Other values go to
-    `scipy.stats.permutation_test`, which takes all flips where they are few and else draws 20,000.
+    Of whole sums all 2^clusters flips count: clusters of the same size of sum give a binomial, and these are convolved.
+    Other values go to `scipy.stats.permutation_test`, which takes all flips where they are few and else draws 20,000.
 
     >>> sign_flip_p(np.array([1, 1, 1]))  # 2 of 8 flips are as far out
     0.25
@@ -115,6 +107,5 @@ def paired_difference(a: Sequence[float], b: Sequence[float], clusters: Sequence
     if len(a) != len(b):
         raise ValueError(f"{len(a)} and {len(b)} values: a paired comparison needs the same items on both sides")
     sums, sizes = cluster_sums(a - b, clusters)
-    low, high, p = *_percentiles(sums, sizes, seed), sign_flip_p(sums, seed)
-    counts = int((a > b).sum()), int((b > a).sum())
-    return Comparison(float((a - b).mean()), low, high, p, *counts, len(a), len(sums))
+    tests = float((a - b).mean()), *_percentiles(sums, sizes, seed), sign_flip_p(sums, seed)
+    return Comparison(*tests, int((a > b).sum()), int((b > a).sum()), len(a), len(sums))

@@ -1,7 +1,4 @@
-"""Everything that notebook 04 prints: the evaluations that are asked for, the main table, the comparisons, the report.
-
-Reads result files only. Not covered: counting (`cells.py`), statistics (`statistics.py`), the paper (`paper.py`).
-"""
+"""Everything that notebook 04 prints: the evaluations that are asked for, the tables, the report."""
 
 import html
 import textwrap
@@ -56,22 +53,17 @@ class Row(NamedTuple):
 
 
 def gather(settings: Settings) -> tuple[list[Row], dict[str, str]]:
-    """The evaluations that are asked for, a row per task and model; and why others are not there, by name.
-
-    Only a result with the very identity and outputs as written is taken. Raises ResultsError where there is none.
-    """
-    there: dict[tuple[str, str], list[tuple[Settings, dict]]] = {}
-    lacking = {}
+    """The evaluations that are asked for, a row per task and model (or ResultsError); why others lack, by name."""
+    there, lacking = {}, {}  # only results of the very identity, with outputs as written
     for one in runs.asked(settings):
         if result := runs.done(one, "evaluate"):
             there.setdefault((runs.task_name(one), runs.model_name(one)), []).append((one, result))
         else:
             lacking[name_of(one)] = runs.status(one, "evaluate")
     if not there:
-        raise ResultsError(
-            f"no finished evaluation of profile '{settings.profile}' in {runs.root(settings)} ({absent(lacking)}): "
-            f"make reproduce PROFILE={settings.profile} makes them, or notebooks 01, 02 and 03 one by one"
-        )
+        name, where = settings.profile, f"in {runs.root(settings)} ({absent(lacking)})"
+        how = f"make reproduce PROFILE={name} makes them, or notebooks 01, 02 and 03 one by one"
+        raise ResultsError(f"no finished evaluation of profile '{name}' {where}: {how}")
     return [_row(*name, parts) for name, parts in there.items()], lacking
 
 
@@ -91,36 +83,30 @@ def _row(task: str, model: str, parts: list[tuple[Settings, dict]]) -> Row:
         read = samples.read(runs.stage_dir(one, "evaluate"))
         counted.append(cells.cells(read, task, model, own["identity_hash"], first.verdict))
         lines += read
-    outcomes, evaluated = cells.outcomes(lines, first.verdict), [one for one, _ in parts]
-    averaged = cells.over_seeds(outcomes, task, model).assign(data=result["identity"]["data"])
-    every = pd.concat(counted, ignore_index=True)
-    return Row(first, evaluated, task, model, lines, outcomes, every, averaged, _notes(parts))
+    frame, every = cells.outcomes(lines, first.verdict), pd.concat(counted, ignore_index=True)
+    averaged = cells.over_seeds(frame, task, model).assign(data=result["identity"]["data"])
+    return Row(first, [one for one, _ in parts], task, model, lines, frame, every, averaged, _notes(parts))
 
 
 def _notes(parts: list[tuple[Settings, dict]]) -> list[str]:
     """A line for each setting of the machine in which evaluations or trainings differ, and for lines taken over."""
-    trained = [(one, runs.done(one, "train")) for one, _ in parts if one.seed is not None]
-    notes = []
-    for stage, results in (("train", trained), ("evaluate", parts)):
-        for name in MACHINE[stage]:
-            values: dict[Any, list[str]] = {}
-            for one, result in results:
-                if result:
-                    values.setdefault(result["settings"].get(name), []).append(name_of(one))
-            if len(values) > 1:
-                said = ", ".join(f"{value} ({', '.join(who)})" for value, who in values.items())
-                notes.append(f"{stage} was run with {name} {said}")
-    for one, result in parts:
-        for older in result["summary"].get("adopted") or []:
-            notes.append(f"{name_of(one)} has {older['lines']} lines from {older['folder']}")
-    return notes
+    trained, notes = [(one, runs.done(one, "train")) for one, _ in parts if one.seed is not None], []
+    for stage, name in [(stage, name) for stage, names in MACHINE.items() for name in names]:
+        values: dict[Any, list[str]] = {}
+        for one, result in trained if stage == "train" else parts:
+            if result:
+                values.setdefault(result["settings"].get(name), []).append(name_of(one))
+        if len(values) > 1:
+            said = ", ".join(f"{value} ({', '.join(who)})" for value, who in values.items())
+            notes.append(f"{stage} was run with {name} {said}")
+    adopted = [(one, older) for one, result in parts for older in result["summary"].get("adopted") or []]
+    return notes + [f"{name_of(one)} has {older['lines']} lines from {older['folder']}" for one, older in adopted]
 
 
 def main_table(row: Row, decoding: str | None = None) -> pd.DataFrame:
-    """Policies and seeds down, tries across: % right of all items, with 95% intervals.
+    """Policies and seeds down (of several seeds their mean first), tries across: % right of all items, 95% intervals.
 
-    Where a policy has several seeds, their mean comes first. `recovery rate`: the share of first failures, in %, that
-    the retry after the own reflection recovers.
+    `recovery rate`: the share of first failures, in %, that the retry after the own reflection recovers.
     """
     decoding, rows = decoding or row.decoding, []
     several = row.averaged[row.averaged["seeds"] > 1].assign(seed="mean")
@@ -129,14 +115,11 @@ def main_table(row: Row, decoding: str | None = None) -> pd.DataFrame:
         for source in (several, single):
             here = source[(source["policy"] == policy) & (source["decoding"] == decoding)]
             for seed, group in here.groupby("seed", sort=False):
-                got = {(r.attempt, r.control): r for r in group.itertuples()}
-                line = {"policy": policy, "seed": seed}
-                for key, title in TRIES.items():
-                    one = got.get(key)
-                    line[title] = interval(one.accuracy, one.ci_low, one.ci_high) if one else ""
-                first, second = got["first", ""].accuracy, got["second", "own"].accuracy
+                got = {(r.attempt, r.control): (r.accuracy, r.ci_low, r.ci_high) for r in group.itertuples()}
+                shown = {title: interval(*got[key]) if key in got else "" for key, title in TRIES.items()}
+                first, second = got["first", ""][0], got["second", "own"][0]
                 rate = (second - first) / (1 - first) if first < 1 else 0.0
-                rows.append(line | {"recovery rate": f"{100 * rate:.1f}"})
+                rows.append({"policy": policy, "seed": seed, **shown, "recovery rate": f"{100 * rate:.1f}"})
     return pd.DataFrame(rows)
 
 
@@ -168,8 +151,7 @@ def kinds_table(content: pd.DataFrame, decoding: str = "greedy") -> pd.DataFrame
         for kind in here["kind"].cat.categories if len(here) else ():
             own = here[here["kind"] == kind]
             means = f"{100 * own['recovered'].mean():.1f}", f"{own['tokens'].mean():.0f}"
-            share = f"{100 * len(own) / len(here):.1f}"
-            rows.append((policy, kind, len(own), share, *(means if len(own) else "--")))
+            rows.append((policy, kind, len(own), f"{100 * len(own) / len(here):.1f}", *(means if len(own) else "--")))
     return pd.DataFrame(rows, columns=["policy", "kind", "reflections", "share, %", "recovery rate, %", "tokens"])
 
 

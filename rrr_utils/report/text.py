@@ -17,9 +17,7 @@ ENDS = {"<!--": "<! --", "-->": "-- >", "```": "'''", "|": "¦"}
 
 
 def safe(text: object) -> str:
-    """Any text on one line that ends no Markdown part and that every terminal and file can take.
-
-    Control characters, text direction marks and lone surrogates are spelt out.
+    """Any text on one line that ends no Markdown part, with control characters and lone surrogates spelt out.
 
     >>> safe("8 | 2\\n<!-- /generated:x --> \\x1b[31m \\ud800 ```")
     "8 ¦ 2 <! -- /generated:x -- > \\\\x1b[31m \\\\ud800 '''"

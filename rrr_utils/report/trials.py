@@ -1,7 +1,7 @@
 """The record of what was tried on dev before a profile's recipe was fixed: `make trials`.
 
-A trial is a training with other settings (data/trials.yaml); none sees the test split. The record is
-results/<profile>/trials.csv, each trial's logs in results/<profile>/trials/, and the table in its RECIPE.md.
+A trial is a training with other settings (data/trials.yaml); none sees the test split. Written in results/<profile>/:
+trials.csv, each trial's logs in trials/, and the table in RECIPE.md.
 """
 
 import shutil
@@ -31,17 +31,13 @@ def load(profile: str, path: Path = DATA / "trials.yaml") -> dict[str, dict[str,
 
 
 def record(profile: Settings, root: Path = ROOT) -> pd.DataFrame:
-    """Copy the logs of each finished trial into results/<profile>/ and fill in RECIPE.md; returns the table.
-
-    Raises ResultsError where a trial is not finished.
-    """
+    """Copy each trial's logs and fill in RECIPE.md; returns the table. Raises ResultsError if one is not finished."""
     rows, listed, target = [], load(profile.profile), root / "results" / runs.profile_name(profile)
     for name, tried in listed.items():
         one = settings.load(profile.profile, {**tried, "seed": 0, "results_dir": profile.results_dir})
         if (result := runs.done(one, "train")) is None:
             raise ResultsError(f"trial '{name}' is not finished: make trials PROFILE={profile.profile}")
         folder = target / "trials" / name
-        folder.mkdir(parents=True, exist_ok=True)
         for kept in ("result.json", "training.jsonl", "dev.jsonl"):
             publish.copy_placeless(runs.stage_dir(one, "train") / kept, folder / kept)
         steps, dev = files.read_jsonl(folder / "training.jsonl"), files.read_jsonl(folder / "dev.jsonl")

@@ -4,11 +4,8 @@ A task is a module (or your own .py file) with VERSION, REFLECT, ERRORS, `load`,
 registered: `get` finds a task by its name. `countdown.py` is the one to copy from. Optional are EXAMPLE (a row that
 stands for all prompts in a result's identity), DEFAULT_SOURCE, KINDS with `kind` (what a reflection does), `answers_in`
 (answers that a reflection gives away) and `flaw` (what is wrong with a problem that a reader typed in).
-
 The stages call this module's `load`, `prompt` and `verify`: when a task fails there, the error names task and row.
 """
-
-from __future__ import annotations
 
 import importlib
 import importlib.util
@@ -20,7 +17,7 @@ import re
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rrr_utils.errors import PLAIN, DataError, nearest, one_line
 from rrr_utils.files import file_hash
@@ -120,30 +117,26 @@ def _from_file(path: Path) -> ModuleType:
     return module
 
 
-def load(
-    task: ModuleType, split: str, n: int | None, source: str | None = None, max_bad_rows: float = 0.01
-) -> list[dict]:
+def load(task: ModuleType, split: str, n: int | None, source: str | None = None, max_bad_rows: float = 0.01) -> list:
     """`n` checked rows of a split (None: all). DataError if the task fails or gives rows that the stages cannot use.
 
     `max_bad_rows` (a share) reaches tasks with a parameter of that name. A task that is not built in loads twice:
     rows that change between two calls would mix up a run that is resumed.
     """
     more = {"max_bad_rows": max_bad_rows} if "max_bad_rows" in inspect.signature(task.load).parameters else {}
-
-    def checked() -> list[dict]:
+    loaded = []
+    for _ in range(1 if _is_built_in(task) else 2):
         try:
             rows = task.load(split, n, 0, source, **more)
         except PLAIN:
             raise
         except _ANY as error:
             raise _complaint(task, f"load raised {one_line(error)} for split '{split}'") from error
-        return check_rows(task, split, rows)
-
-    rows = checked()
-    for row, again in itertools.zip_longest(rows, rows if _is_built_in(task) else checked()):
+        loaded.append(check_rows(task, split, rows))
+    for row, again in itertools.zip_longest(loaded[0], loaded[-1]):
         if row != again:
             raise _complaint(task, f"split '{split}' has other rows when load is called again", row or again)
-    return rows
+    return loaded[0]
 
 
 def prompt(task: ModuleType, row: dict) -> str:
@@ -222,7 +215,7 @@ def disjoint(task: ModuleType, splits: dict[str, list[dict]]) -> None:
                 raise _complaint(task, f"is in two splits, {other} and {split}", row)
 
 
-def _complaint(task: ModuleType, text: str, row: Any = None) -> DataError:
+def _complaint(task: ModuleType, text: str, row: object = None) -> DataError:
     """The error in one line, whatever the id holds."""
     which = f", row {row['id']!r}" if isinstance(row, dict) and "id" in row else ""
     return DataError(f"task '{task.__name__}'{which}: {text}")
@@ -231,8 +224,7 @@ def _complaint(task: ModuleType, text: str, row: Any = None) -> DataError:
 def hub_source(task: ModuleType, source: str | None) -> str | None:
     """The hub id of the data (of `source`, else DEFAULT_SOURCE) if its commit is still to be looked up.
 
-    None for procedural and local data, and for a source that names its commit, owner/name@<40 hex>. DataError for a
-    mistyped source.
+    None for procedural and local data, and for owner/name@<40 hex>. DataError for a mistyped source.
     """
     source = getattr(task, "DEFAULT_SOURCE", None) if source is None else source
     if source is None or source.startswith("procedural:") or os.path.isfile(source):
@@ -243,26 +235,22 @@ def hub_source(task: ModuleType, source: str | None) -> str | None:
 
 def hub_parts(source: str) -> tuple[str, str | None]:
     """Hub id and commit (None if not named) of a hub source; DataError if it cannot be one."""
-    match = _HUB.fullmatch(source)
-    if not match or Path(source).suffix in SUFFIXES:
-        where = Path(source).parent.absolute()
-        raise DataError(f"no file {source} (looked in {where}), and no hub id such as owner/name")
-    return match[1], match[2]
+    if (match := _HUB.fullmatch(source)) and Path(source).suffix not in SUFFIXES:
+        return match[1], match[2]
+    raise DataError(f"no file {source} (looked in {Path(source).parent.absolute()}), and no hub id such as owner/name")
 
 
-def fingerprint(task: ModuleType, source: str | None, revision: str | None = None) -> str:
+def fingerprint(task: ModuleType, source: str | None) -> str:
     """What the data is, as text that equal data shares: part of a result's identity.
 
-    "built-in", "procedural:...", "sha256:..." of a local file, or "hub:owner/name@<commit>". `revision` is the commit
-    if the source does not name it. DataError for a mistyped source, or a hub source without a commit.
+    "built-in", "procedural:...", "sha256:..." of a local file, or "hub:owner/name@<commit>".
+    DataError for a mistyped source, or a hub source without a commit.
 
     >>> fingerprint(get("countdown"), "procedural:numbers=3,low=1,high=9,target_low=1,target_high=40")
     'procedural:numbers=3,low=1,high=9,target_low=1,target_high=40'
     """
     if hub := hub_source(task, source):
-        if not revision:
-            raise DataError(f"{hub}: its commit is not known, so results could not say which data they are from")
-        return f"hub:{hub}@{revision}"
+        raise DataError(f"{hub}: its commit is not known, so results could not say which data they are from")
     source = getattr(task, "DEFAULT_SOURCE", None) if source is None else source
     if source is None or source.startswith("procedural:"):
         return source or "built-in"

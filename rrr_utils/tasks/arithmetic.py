@@ -3,8 +3,6 @@
 Two stacks instead of recursion (Dijkstra's shunting yard): deep nesting costs memory, never the interpreter's stack.
 """
 
-from __future__ import annotations
-
 from fractions import Fraction
 from itertools import product
 
@@ -25,17 +23,13 @@ def postfix(tokens: list, loose: bool = False) -> list | None:
     output, waiting = [], []
     operand = True  # whether a number, a minus sign or an opening bracket has to come next, and not an operation
     for token in tokens:
+        if operand != (token == "(" or token not in SIGNS) and not (operand and token == "-"):
+            return None
         if token not in SIGNS:
-            if not operand:
-                return None
             output.append(token)
             operand = False
-        elif token == "(" or (token == "-" and operand):
-            if not operand:
-                return None
-            waiting.append("(" if token == "(" else "negate")
         elif operand:
-            return None
+            waiting.append("(" if token == "(" else "negate")
         elif token == ")":
             while waiting and waiting[-1] != "(":
                 output.append(waiting.pop())

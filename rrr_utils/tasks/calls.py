@@ -5,8 +5,6 @@ Not covered: whether a value has its parameter's type. Nothing here runs a call 
 Everything except sorting is linear in the length of the text, and no text raises.
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Callable
@@ -37,7 +35,7 @@ def read(text: str) -> tuple[list[dict] | None, str | None]:
         if text.startswith("<tool_call>"):
             return [_call(parse(block)) for block in _blocks(text)], None
         if text.startswith("```json") and text.endswith("```"):
-            text = text[len("```json") : -len("```")].strip(SPACE)
+            text = text[len("```json") : -len("```")]
         return as_calls(parse(text)), None
     except ValueError:
         return None, "bad_json"
@@ -45,11 +43,10 @@ def read(text: str) -> tuple[list[dict] | None, str | None]:
 
 def _blocks(text: str) -> list[str]:
     """The content of each `<tool_call>` block of a text that consists of them."""
-    *blocks, after = text.split("</tool_call>")
-    blocks = [block.strip(SPACE) for block in blocks]
-    if after.strip(SPACE) or not all(block.startswith("<tool_call>") for block in blocks):
+    *blocks, after = [part.strip(SPACE) for part in text.split("</tool_call>")]
+    if after or not all(block.startswith("<tool_call>") for block in blocks):
         raise ValueError("something other than <tool_call> blocks")
-    return [block.removeprefix("<tool_call>").strip(SPACE) for block in blocks]
+    return [block.removeprefix("<tool_call>") for block in blocks]
 
 
 def find(text: str) -> list[dict] | None:
@@ -118,10 +115,9 @@ def _same(a: list[dict], b: list[dict], key: Callable[[dict], Any]) -> bool:
 
 def parameters_of(tool: dict) -> dict[str, dict]:
     """A tool's parameters by name, written as APIGen does or as JSON Schema."""
-    parameters = tool.get("parameters") or {}
-    if parameters.get("type") == "object" and isinstance(parameters.get("properties", {}), dict):
-        parameters = parameters.get("properties", {})
-    return parameters
+    schema = tool.get("parameters") or {}
+    properties = schema.get("properties", {})
+    return properties if schema.get("type") == "object" and isinstance(properties, dict) else schema
 
 
 def filled(calls: list[dict], tools: list[dict]) -> list[dict]:
@@ -130,35 +126,28 @@ def filled(calls: list[dict], tools: list[dict]) -> list[dict]:
     >>> filled([{"name": "now", "arguments": {}}], [{"name": "now", "parameters": {"zone": {"default": "UTC"}}}])
     [{'name': 'now', 'arguments': {'zone': 'UTC'}}]
     """
-    defaults, called = {}, {call["name"] for call in calls}
-    for tool in (tool for tool in tools if tool["name"] in called):
+    defaults: dict[str, dict] = {}
+    for tool in tools:
         items = parameters_of(tool).items()
-        defaults[tool["name"]] = {
-            k: item["default"] for k, item in items if isinstance(item, dict) and "default" in item
-        }
+        defaults[tool["name"]] = {k: v["default"] for k, v in items if isinstance(v, dict) and "default" in v}
     return [{**call, "arguments": {**defaults.get(call["name"], {}), **call["arguments"]}} for call in calls]
 
 
 def misfit(calls: list[dict], tools: list[dict]) -> str | None:
     """Why calls do not fit the tools that are offered, or None if they do. Types are not checked."""
-    for call in calls:
-        named = [tool for tool in tools if tool["name"] == call["name"]]  # a row may offer two tools with one name
-        if not named:
-            return f"'{call['name']}' is not among the tools"
-        reasons = [_misfit(call, tool) for tool in named]
+    for call in calls:  # a row may offer two tools with one name
+        reasons = [_misfit(call, tool) for tool in tools if tool["name"] == call["name"]]
         if None not in reasons:
-            return reasons[0]
+            return reasons[0] if reasons else f"'{call['name']}' is not among the tools"
     return None
 
 
 def _misfit(call: dict, tool: dict) -> str | None:
-    parameters = parameters_of(tool)
-    for name in call["arguments"]:
-        if name not in parameters:
-            return f"'{call['name']}' has no parameter '{name}'"
-    for name in _required(tool):
-        if name not in call["arguments"]:
-            return f"'{call['name']}' lacks its argument '{name}'"
+    parameters, arguments = parameters_of(tool), call["arguments"]
+    if unknown := [name for name in arguments if name not in parameters]:
+        return f"'{call['name']}' has no parameter '{unknown[0]}'"
+    if lacking := [name for name in _required(tool) if name not in arguments]:
+        return f"'{call['name']}' lacks its argument '{lacking[0]}'"
     return None
 
 
@@ -168,8 +157,5 @@ def _required(tool: dict) -> list[str]:
     if schema.get("type") == "object":
         required = schema.get("required")
         return [name for name in required if name in parameters_of(tool)] if isinstance(required, list) else []
-    return [
-        name
-        for name, item in schema.items()
-        if isinstance(item, dict) and "optional" not in str(item.get("type")) and item.get("default", "") == ""
-    ]
+    items = [(name, item) for name, item in schema.items() if isinstance(item, dict)]
+    return [name for name, item in items if "optional" not in str(item.get("type")) and item.get("default", "") == ""]

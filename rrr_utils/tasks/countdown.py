@@ -5,8 +5,6 @@
 The paper's set is `Jiayi-Pan/Countdown-Tasks-3to4` (TinyZero, https://github.com/Jiayi-Pan/TinyZero).
 """
 
-from __future__ import annotations
-
 import re
 
 from rrr_utils.errors import DataError

@@ -11,8 +11,6 @@ Covered: the embedded model's notation, where `: + 31 - 23` after `9 * 3 = 27` c
 Not covered: arithmetic in words. Linear in the text, whatever the text; exact fractions; nothing is executed.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from fractions import Fraction
@@ -139,14 +137,11 @@ def _taken_on(fact: _Step, part: list, nums: list[int]) -> list[_Step]:
     """The steps of the embedded model's `: + 31 - 23`: the fact's result combined with the number that is left."""
     steps = []
     left = [Fraction(n) for n in (Counter(nums) - fact.used).elements()] if fact.used else []
+    known = len(left) == 1  # else the fact uses other numbers, or the row is not known
     for op, value in zip(part, part[1:], strict=False):
-        if not (op in _OPERATORS and isinstance(value, Fraction)):
-            continue
-        if len(left) != 1:  # the fact uses other numbers, or the row is not known
-            steps.append(_Step(value, False, None))
-            continue
-        right = _evaluate([max(fact.value, left[0]), op, min(fact.value, left[0])]) == value
-        steps.append(_Step(value, right and fact.sound, Counter(nums)))
+        if op in _OPERATORS and isinstance(value, Fraction):
+            right = known and _evaluate([max(fact.value, left[0]), op, min(fact.value, left[0])]) == value
+            steps.append(_Step(value, right and fact.sound, Counter(nums) if known else None))
     return steps
 
 
@@ -169,10 +164,8 @@ def _used(numbers: list[Fraction], nums: list[int], derived: _Derived) -> tuple[
     known = [k for k, x in enumerate(numbers) if x in derived]
     best = None
     for opened in [[], *([k] for k in known), known]:  # which of the numbers are taken as results of earlier steps
-        used, sound = Counter(), True
-        for k, x in enumerate(numbers):
-            used += derived[x][0] if k in opened else Counter([x])
-            sound = sound and (k not in opened or derived[x][1])
+        used = sum((derived[x][0] if k in opened else Counter([x]) for k, x in enumerate(numbers)), Counter())
+        sound = all(derived[numbers[k]][1] for k in opened)
         if used == Counter(nums):
             return used, sound
         if best is None and not used - Counter(nums):

@@ -6,32 +6,29 @@ rest train. Of fewer than 75,000 rows, test takes a fifth, of fewer than 20,000,
 procedural splits these share multisets of numbers.
 """
 
-from __future__ import annotations
-
+import functools
 import hashlib
 import math
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import Any
 
-from rrr_utils.errors import DataError
+from rrr_utils.errors import DataError, one_line
 from rrr_utils.tasks import sources
 
 #: what the embedded model is made for: three numbers from 1 to 15, targets from 1 to 60
 DEFAULT_SOURCE = "procedural:numbers=3,low=1,high=15,target_low=1,target_high=60"
 SPLITS = {"pretrain": 0.50, "train": 0.70, "dev": 0.80, "test": 1.00}  # upper ends, for the multiset's hash in [0, 1)
-
-TEST, DEV = 15_000, 1_000
+TEST, DEV = 15_000, 1_000  # rows of the real set
 FEWEST, MOST = 2, 8  # numbers of a problem
 LARGEST = 10**9  # larger numbers are taken for mistakes
-INTEGER = re.compile(r"-?[0-9]{1,10}")
 #: what is kept of a row; `key` is the hash of its content and, to choose between rows of one content, its numbers
 SCHEMA = {"key": "string", "target": "int64", "nums": "list<int64>"}
 
 
-def cluster_of(nums: list[int]) -> str:
+def cluster_of(nums: Sequence[int]) -> str:
     """The multiset of numbers as text: problems that share it are not independent of each other."""
     return "-".join(map(str, sorted(nums)))
 
@@ -42,10 +39,7 @@ def row_of(nums: list[int], target: int) -> dict:
     return {"id": f"{cluster}:{target}", "cluster": cluster, "nums": nums, "target": target}
 
 
-# --- procedural problems ---------------------------------------------------------------------------------------------
-
-
-def split_of(nums: list[int]) -> str | None:
+def split_of(nums: Sequence[int]) -> str | None:
     """The split of a multiset of numbers, by its hash; None if it is left out.
 
     Four numbers for pretrain or train are left out if three of them form a held-out (dev or test) multiset.
@@ -53,7 +47,7 @@ def split_of(nums: list[int]) -> str | None:
     unit = int.from_bytes(hashlib.sha256(cluster_of(nums).encode()).digest()[:8], "big") / 2**64
     split = next(name for name, end in SPLITS.items() if unit < end)
     trained_on = split in ("pretrain", "train") and len(nums) > 3
-    if trained_on and any(split_of(list(triple)) in ("dev", "test") for triple in combinations(nums, 3)):
+    if trained_on and any(split_of(triple) in ("dev", "test") for triple in combinations(nums, 3)):
         return None
     return split
 
@@ -75,15 +69,11 @@ def parse(source: str) -> dict[str, tuple[int, int]]:
             raise DataError(f"source '{source}': {name} must be given once, as {wanted}")
         given[name] = value
     spec |= given
-    fewest, _, most = spec["numbers"].partition("-")
-    ranges = {
-        "numbers": (int(fewest), int(most or fewest)),
-        "size": (int(spec["low"]), int(spec["high"])),
-        "target": (int(spec["target_low"]), int(spec["target_high"])),
-    }
-    if ranges["size"][0] < 1 or any(low > high for low, high in ranges.values()):
+    fewest, _, most = spec.pop("numbers").partition("-")
+    low, high, target_low, target_high = map(int, spec.values())
+    if low < 1 or low > high or target_low > target_high:
         raise DataError(f"source '{source}': low must be 1 or more, and no low end above its high end")
-    return ranges
+    return {"numbers": (int(fewest), int(most or fewest)), "size": (low, high), "target": (target_low, target_high)}
 
 
 def draw(split: str, n: int | None, seed: int, source: str) -> list[dict]:
@@ -94,9 +84,7 @@ def draw(split: str, n: int | None, seed: int, source: str) -> list[dict]:
     """
     (fewest, most), (low, high), (target_low, target_high) = parse(source).values()
     if n is None and (multisets := math.comb(high - low + most, most)) > 10_000:
-        raise DataError(
-            f"source '{source}' has {multisets:,} multisets of numbers: ask for a number of rows, not for all"
-        )
+        raise DataError(f"source '{source}' has {multisets:,} multisets of numbers: ask for a number of rows")
     bits = random.Random(f"{split}-{seed}").getrandbits
 
     def below(end: int) -> int:
@@ -105,25 +93,23 @@ def draw(split: str, n: int | None, seed: int, source: str) -> list[dict]:
             pass
         return value
 
-    splits: dict[tuple[int, ...], str | None] = {}
+    cached_split_of = functools.cache(split_of)
     found: dict[tuple, dict] = {}
     misses = strays = 0
     while (n is None or len(found) < n) and misses < 20_000 and strays < 20_000:
         count = most if fewest == most else fewest + below(most - fewest + 1)
         nums = [low + below(high - low + 1) for _ in range(count)]
         multiset = tuple(sorted(nums))
-        if multiset not in splits:
-            splits[multiset] = split_of(nums)
-        if splits[multiset] != split:
+        if cached_split_of(multiset) != split:
             strays += 1
             continue
         strays = 0
         target = random_target(nums, below)
         if target is None or not target_low <= target <= target_high or (multiset, target) in found:
             misses += 1
-            continue
-        misses = 0
-        found[multiset, target] = row_of(nums, target)
+        else:
+            misses = 0
+            found[multiset, target] = row_of(nums, target)
     if not found and n != 0:
         raise DataError(f"source '{source}' has no problems of split '{split}': widen low to high, or the targets")
     return list(found.values())
@@ -139,9 +125,6 @@ def random_target(nums: list[int], below: Callable[[int], int]) -> int | None:
             return None
         values.append(a + b if operation == 0 else a - b if operation == 1 else a * b if operation == 2 else a // b)
     return values[0]
-
-
-# --- the real set ----------------------------------------------------------------------------------------------------
 
 
 def read(split: str, n: int | None, seed: int, source: str, version: str, max_bad: float) -> list[dict]:
@@ -185,18 +168,13 @@ def convert(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _number(cell: str) -> int | str:
-    return int(cell) if INTEGER.fullmatch(cell) else cell
+    return int(cell) if re.fullmatch(r"-?[0-9]{1,10}", cell) else cell
 
 
 def malformed(nums: object, target: object) -> str | None:
     """Why these are not the numbers and the target of a problem, or None if they are."""
     if type(target) is not int or abs(target) > LARGEST:
-        return f"target must be a whole number, not {_short(target)}"
+        return f"target must be a whole number, not {one_line(repr(target), 60)}"
     if type(nums) is list and FEWEST <= len(nums) <= MOST and all(type(x) is int and 0 <= x <= LARGEST for x in nums):
         return None
-    return f"nums must be {FEWEST} to {MOST} whole numbers from 0 on, not {_short(nums)}"
-
-
-def _short(value: object) -> str:
-    text = repr(value[:80] if isinstance(value, str | list) else value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return f"nums must be {FEWEST} to {MOST} whole numbers from 0 on, not {one_line(repr(nums), 60)}"

@@ -8,11 +8,12 @@ A local .json, .jsonl, .parquet or .csv file with the same columns (query, tools
     python -m rrr_utils.tasks.function_calling --check FILE        what is in it, and what is wrong with it
 """
 
-from __future__ import annotations
-
+import argparse
 import hashlib
 import json
 import random
+import statistics
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -21,22 +22,17 @@ from rrr_utils.errors import DataError
 from rrr_utils.tasks import Verdict, calls, sources, strictjson
 
 VERSION = 1
-#: in the order of the checks
+#: in the order of the checks: no bracket at all; not JSON, not calls, or not alone; a tool that the row does not offer;
+#: too few or too many calls; a tool that is offered, but not the gold one; other arguments than the gold ones
 ERRORS = (
-    "no_json",  # not even a bracket
-    "bad_json",  # not JSON, not calls, or not alone
-    "unknown_tool",  # one that the row does not offer
-    "wrong_number_of_calls",
-    "wrong_tool",  # one that is offered, but not the gold one
-    "wrong_argument_names",
-    "wrong_argument_values",
-)
+    "no_json", "bad_json", "unknown_tool", "wrong_number_of_calls", "wrong_tool",
+    "wrong_argument_names", "wrong_argument_values",
+)  # fmt: skip
 DEFAULT_SOURCE = "Salesforce/xlam-function-calling-60k"
 REFLECT = (
     "You failed to generate the correct tool call. Reflect on what went wrong and write a short explanation "
     "that will help you do better next time."
 )
-
 EXAMPLE = {
     "id": "example", "cluster": "now", "query": "Time in Oslo?",
     "tools": [{"name": "now", "parameters": {"zone": {"type": "str", "default": "UTC"}}}],
@@ -66,11 +62,10 @@ def prompt(row: dict) -> str:
 
 
 def verify(completion: str, row: dict) -> Verdict:
-    """Whether a completion is exactly the gold calls, in any order.
+    """Whether a completion is exactly the gold calls, in any order. Nothing is called or evaluated, and no text raises.
 
     Strict: one of the forms that `calls.read` accepts, with nothing around it. Lenient: calls anywhere in the text, and
     arguments that are left out count as the tool's defaults, in the gold calls as in the completion.
-    Nothing is called or evaluated, and no text raises.
 
     >>> verify('[{"name": "now", "arguments": {"zone": "Europe/Oslo"}}]', EXAMPLE)
     Verdict(correct=True, error=None, lenient=True)
@@ -83,13 +78,9 @@ def verify(completion: str, row: dict) -> Verdict:
         found = calls.find(completion)
     else:
         error = calls.mistake(found, gold, tools)
-    if error is None:
-        return Verdict(True, None, True)
-    if found is None:
-        return Verdict(False, error, False)
+    if error is None or found is None:
+        return Verdict(error is None, error, error is None)
     full, full_gold = calls.filled(found, tools), calls.filled(gold, tools)
-    if error != "bad_json" and full == found and full_gold == gold:  # nothing was left out: lenient is no different
-        return Verdict(False, error, False)
     return Verdict(False, error, calls.mistake(full, full_gold, tools) is None)
 
 
@@ -105,7 +96,7 @@ def load(split: str, n: int | None, seed: int, source: str | None = None, max_ba
         raise DataError(f"function_calling has no split '{split}': it has train, dev and test")
     source = source or DEFAULT_SOURCE
     rows = read(source, max_bad_rows).rows
-    misfits = rows["misfit"]
+    misfits = rows["misfit"][:]
     if count := sum(map(bool, misfits)):
         sources.say(f"{source}: the gold calls of {count:,} rows do not fit their own tools: these are in test only")
     chosen = split_indices(rows["content"], misfits)[split]
@@ -122,11 +113,11 @@ def load(split: str, n: int | None, seed: int, source: str | None = None, max_ba
 
 def read(source: str, max_bad_rows: float) -> sources.Rows:
     """All usable rows of a source, with the hash of their content, and why they are a misfit ("" if they are not)."""
-    needs, version = ("query", "tools", "answers"), f"function_calling-{VERSION}"
-    return sources.read(source, needs, _COLUMNS, convert, version, max_bad_rows)
+    needs = ("query", "tools", "answers")
+    return sources.read(source, needs, _COLUMNS, convert, f"function_calling-{VERSION}", max_bad_rows)
 
 
-def split_indices(contents: Iterable[str], misfits: Iterable[str]) -> dict[str, list[int]]:
+def split_indices(contents: Iterable[str], misfits: list[str]) -> dict[str, list[int]]:
     """Indices of the rows of each split, smallest content hash first; from rows with the same content, the first.
 
     >>> split_indices(["c", "a", "b", "a", "d", "e"], ["", "odd", "odd", "odd", "", ""])
@@ -136,10 +127,8 @@ def split_indices(contents: Iterable[str], misfits: Iterable[str]) -> dict[str, 
     for index, content in enumerate(contents):
         first.setdefault(content, index)
     ordered = [first[content] for content in sorted(first)]
-    full = len(ordered) >= FULL
-    test = TEST if full else len(ordered) // 5
-    dev = DEV if full else min(DEV, len(ordered) // 20)
-    misfits = list(misfits)
+    test = TEST if len(ordered) >= FULL else len(ordered) // 5
+    dev = min(DEV, len(ordered) // 20)
     fit = [index for index in ordered[test:] if not misfits[index]]
     return {"test": ordered[:test], "dev": fit[:dev], "train": fit[dev:]}
 
@@ -182,7 +171,51 @@ def _parsed(raw: dict[str, Any], column: str) -> Any:
         raise ValueError(f"{column} is not JSON: {error}") from None
 
 
-if __name__ == "__main__":
-    from rrr_utils.tasks.check_calls import main
+def main(arguments: list[str] | None = None) -> int:
+    """Print what is in a data set; 0 if the stages would accept it and every gold answer verifies, else 1."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--check", metavar="FILE", required=True, help="a file like the paper's set, or a hub id")
+    parser.add_argument("--max-bad-rows", type=float, default=0.01, help="share of bad rows that the stages tolerate")
+    options = parser.parse_args(arguments)
+    try:
+        rows, total, bad = read(options.check, max_bad_rows=1.0)
+    except DataError as error:
+        print(error, file=sys.stderr)
+        return 1
+    splits = split_indices(rows["content"], rows["misfit"][:])
+    tools, answers, lengths, failing = [], [], [], []
+    for stored in rows:
+        row = {**stored, "tools": json.loads(stored["tools"]), "answers": json.loads(stored["answers"])}
+        tools.append(len(row["tools"]))
+        answers.append(len(row["answers"]))
+        lengths.append(len(prompt(row)))
+        if not verify(stored["answers"], row).correct:
+            failing.append((row["id"], "its gold answer does not verify"))
+    misfits = [(id_, reason) for id_, reason in zip(rows["id"], rows["misfit"], strict=True) if reason]
+    too_bad = len(bad) > options.max_bad_rows * total
+    print(
+        f"rows                {total:,}: {len(rows):,} usable, {len(bad):,} bad{_examples(bad)}",
+        f"duplicates          {len(rows) - len(set(rows['content'])):,} rows repeat the content of another one",
+        f"splits              {', '.join(f'{name} {len(indices):,}' for name, indices in splits.items())}",
+        f"tools a query       {_spread(tools)}",
+        f"calls an answer     {_spread(answers)}",
+        f"prompt, characters  {_spread(lengths)}",
+        f"misfits             {len(misfits):,} rows, in test only: calls do not fit the tools{_examples(misfits)}",
+        f"gold answers        {len(rows) - len(failing):,} of {len(rows):,} verify{_examples(failing)}",
+        *(["Too many bad rows: the stages refuse this source (max_bad_rows)"] if too_bad else []),
+        sep="\n",
+    )
+    return 1 if too_bad or failing else 0
 
+
+def _examples(items: list[tuple[str, str]]) -> str:
+    more = [f"and {len(items) - 10:,} more"] if len(items) > 10 else []
+    return "".join(f"\n    {line}" for line in [*(f"{where}: {reason}" for where, reason in items[:10]), *more])
+
+
+def _spread(values: list[int]) -> str:
+    return f"mean {statistics.fmean(values):,.1f}, median {statistics.median(values):,g}, at most {max(values):,}"
+
+
+if __name__ == "__main__":
     raise SystemExit(main())

@@ -1,28 +1,20 @@
-"""Rows of a local JSON, JSON Lines, Parquet or CSV file, one at a time, each with its place or why it is bad.
+"""Rows of a local JSON, JSON Lines, Parquet or CSV file, each with its place in the file or why it is bad.
 
-Files may be of any size (none is read whole). Rows in another encoding, cut off or far too long are named and skipped.
+Rows in another encoding or cut off are named and skipped. A JSON array is read whole, the other kinds row by row.
 """
-
-from __future__ import annotations
 
 import csv
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from rrr_utils.errors import DataError, one_line
 
-MAX_ROW = 1 << 20  # bytes; the longest real row has about 20,000
 SUFFIXES = (".json", ".jsonl", ".parquet", ".csv")
 
-_CHUNK = 1 << 20
-_BETWEEN = re.compile(r"[ \t\r\n,]*")
-_NOT_AN_OBJECT = (None, "not a JSON object")
-
 #: the row's place in the file, the row, and the reason why there is none
-Row = tuple[str, dict[str, Any] | None, str | None]
+Row = tuple[str, Any, str | None]
 
 
 def rows(path: Path) -> Iterator[Row]:
@@ -38,70 +30,37 @@ def rows(path: Path) -> Iterator[Row]:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
-def too_long(size: int) -> str:
-    """The reason to skip a row of that many bytes."""
-    return f"{size / 1e6:.1f} MB in one row, more than the {MAX_ROW / 1e6:.1f} MB that are read"
-
-
 def _jsonl(path: Path) -> Iterator[Row]:
     with path.open("rb") as file:
-        number = 0
-        while line := file.readline(MAX_ROW + 1):
-            number += 1
-            size, rest = len(line), line
-            while not rest.endswith(b"\n") and (rest := file.readline(MAX_ROW)):
-                size += len(rest)  # a line that is too long is counted, not kept
-            if size > MAX_ROW:
-                yield f"line {number}", None, too_long(size)
-            elif line.strip():
-                yield f"line {number}", *_object(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line)
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield f"line {number}", *_parsed(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line)
 
 
-def _object(line: bytes) -> tuple[dict[str, Any] | None, str | None]:
+def _parsed(line: bytes) -> tuple[Any, str | None]:
     try:
-        value = json.loads(line.rstrip(b"\r\n").decode())
+        return json.loads(line.rstrip(b"\r\n").decode()), None
     except UnicodeDecodeError as error:
         return None, f"not UTF-8 (byte 0x{line[error.start]:02x} at {error.start + 1}): write the file in UTF-8"
     except json.JSONDecodeError as error:
         return None, f"not JSON ({error.msg.removesuffix(' at')} at character {error.pos + 1})"
     except (ValueError, RecursionError) as error:
         return None, f"not JSON ({type(error).__name__})"
-    return (value, None) if isinstance(value, dict) else _NOT_AN_OBJECT
 
 
 def _json(path: Path) -> Iterator[Row]:
     """Rows of a JSON array; files of JSON Lines are often named .json too."""
     # bytes in another encoding become lone surrogates, so that only their own row is bad
-    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
-        start = file.read(_CHUNK)
-        if start.lstrip()[:1] == "[":
-            yield from _array(file, start, path)
-            return
-    yield from _jsonl(path)
-
-
-def _array(file: TextIO, buffer: str, path: Path) -> Iterator[Row]:
-    decode = json.JSONDecoder().raw_decode
-    position, number = buffer.index("[") + 1, 0
-    while True:
-        position = _BETWEEN.match(buffer, position).end()
-        if buffer[position : position + 1] == "]":
-            return
-        try:
-            value, end = decode(buffer, position)
-        except RecursionError:
-            raise DataError(f"{path}, row {number + 1}: nested too deeply to be read") from None
-        except ValueError as error:
-            # perhaps only the end of the buffer: reading twice as much each time keeps the whole linear
-            more = file.read(max(_CHUNK, len(buffer) - position))
-            if not more:
-                where, why = f"{path}, row {number + 1}", getattr(error, "msg", str(error))
-                raise DataError(f"{where}: not JSON ({why}): the file is cut off or damaged there") from None
-            buffer, position = buffer[position:] + more, 0
-            continue
-        number, size, position = number + 1, end - position, end
-        good = (value, None) if isinstance(value, dict) else _NOT_AN_OBJECT
-        yield f"row {number}", *((None, too_long(size)) if size > MAX_ROW else good)
+    text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    if not text.lstrip().startswith("["):
+        yield from _jsonl(path)
+        return
+    try:
+        array = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not JSON, perhaps cut off or damaged ({one_line(error, 200)})") from None
+    for number, value in enumerate(array, start=1):
+        yield f"row {number}", value, None
 
 
 def _parquet(path: Path) -> Iterator[Row]:
@@ -110,10 +69,9 @@ def _parquet(path: Path) -> Iterator[Row]:
 
     number = 0
     try:
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1000):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"row {number}", row, None
+        batches = pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1000)
+        for number, row in enumerate((row for batch in batches for row in batch.to_pylist()), start=1):
+            yield f"row {number}", row, None
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path} cannot be read as Parquet after row {number} ({one_line(str(error), 100)})") from None
 
@@ -125,8 +83,7 @@ def _csv(path: Path) -> Iterator[Row]:
             reader = csv.DictReader(file, strict=True)
             for row in reader:
                 odd = None in row or None in row.values()
-                row = (None, "more or fewer cells than the header has") if odd else (row, None)
-                yield f"line {reader.line_num}", *row
+                yield f"line {reader.line_num}", row, "more or fewer cells than the header has" if odd else None
     except csv.Error as error:
         raise DataError(f"{path} cannot be read as CSV after line {reader.line_num} ({error})") from None
     finally:

@@ -5,8 +5,6 @@ Not covered: what a row means. The task's `convert` knows, and raises ValueError
 A hub set is read at one commit, which fixes its content. Once prepared, it needs neither network nor token.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import itertools
@@ -15,70 +13,58 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from rrr_utils.errors import DataError, one_line
 from rrr_utils.files import cache, file_hash, read_json
 from rrr_utils.settings import DATA
 from rrr_utils.tasks import hub_parts, rowfiles
 
-if TYPE_CHECKING:
-    import datasets
-
 FORMAT = 2  # of prepared rows; raise it and everything is prepared again
+MAX_ROW = 1 << 20  # bytes; the longest real row has about 20,000
 KNOWN = DATA / "sources.yaml"
 _GATED = "{} is gated: accept its terms at {} and set HF_TOKEN to a token of that account"
 
-log = logging.getLogger(__name__)
 Needs = tuple[str, ...]
 Convert = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class Rows(NamedTuple):
-    """The good rows of a source, the number of all its rows, and (where, why) of each bad one."""
+    """The good rows of a source (a datasets.Dataset), the number of all its rows, and (where, why) of each bad one."""
 
-    rows: datasets.Dataset
+    rows: Any
     total: int
     bad: list[tuple[str, str]]
 
 
-def read(
-    source: str, needs: Needs, schema: dict[str, str], convert: Convert, version: str, max_bad_rows: float = 0.01
-) -> Rows:
+def read(source: str, needs: Needs, schema: dict[str, str], convert: Convert, version: str, max_bad: float) -> Rows:
     """The rows of a local .json, .jsonl, .parquet or .csv file or of a hub set (owner/name, perhaps with @<commit>).
 
     `needs` are the columns that a raw row must have, `schema` the columns after `convert` with their types (string,
-    int64, bool, list<int64>). `version` names the task and the meaning of `convert`: another version is prepared anew.
-    DataError where the source cannot be read, or more than the share `max_bad_rows` of its rows is bad.
+    int64, list<int64>). `version` names the task and the meaning of `convert`: another version is prepared anew.
+    DataError where the source cannot be read, or more than the share `max_bad` of its rows is bad.
     """
     import datasets
 
-    source = pinned(source)
-    hub, local = source.partition("@")[0], os.path.isfile(source)
+    hub, local = source, os.path.isfile(source)
+    if not local:
+        hub, commit = hub_parts(source)
+        source = f"{hub}@{commit or commit_of(hub)}"
     content = f"sha256:{file_hash(Path(source))}" if local else source
     key = hashlib.sha256(json.dumps([FORMAT, content, needs, schema, version]).encode()).hexdigest()[:16]
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source if local else hub).name)
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(hub).name)
     home = cache() / "prepared" / f"{name}-{version}-{key}"
     if (report := _report(home)) is None:
-        bad: list[tuple[str, str]] = []
-        raw = rowfiles.rows(Path(source)) if local else _hub_rows(source)
+        raw, bad = rowfiles.rows(Path(source)) if local else _hub_rows(source), []
         report = _prepare(home, source, _converted(raw, needs, convert, bad), bad, schema)
-    _judge(source, report, max_bad_rows)
+    _judge(source, report, max_bad)
     expected = known().get(hub, {}).get("rows")
     if expected and abs(report["total"] - expected) > 0.05 * expected:
         say(f"{source} has {report['total']:,} rows where data/sources.yaml expects about {expected:,}")
     rows = datasets.Dataset.from_file(str(home / "rows.arrow"))
     return Rows(rows, report["total"], [tuple(item) for item in report["bad"]])
-
-
-def pinned(source: str) -> str:
-    """A hub source with its commit: the one it names, else the hub's present one. A local file stays as it is."""
-    if os.path.isfile(source):
-        return source
-    hub, commit = hub_parts(source)
-    return f"{hub}@{commit or commit_of(hub)}"
 
 
 def known() -> dict[str, dict[str, Any]]:
@@ -92,11 +78,11 @@ def _report(home: Path) -> dict[str, Any] | None:
     """The report on prepared rows; None where they are not there, not whole, or not the rows that were written."""
     report, rows = read_json(home / "report.json"), home / "rows.arrow"
     try:
-        as_written = rows.stat().st_size == report["size"] and file_hash(rows) == report["sha256"]
-        counted = report["total"] == report["good"] + len([(where, why) for where, why in report["bad"]])
+        whole = rows.stat().st_size == report["size"] and file_hash(rows) == report["sha256"]
+        whole = whole and report["total"] == report["good"] + sum(1 for where, why in report["bad"])
     except (OSError, KeyError, TypeError, ValueError):
         return None
-    return report if as_written and counted else None
+    return report if whole else None
 
 
 def _prepare(home: Path, source: str, rows: Iterator[dict], bad: list, schema: dict[str, str]) -> dict[str, Any]:
@@ -107,14 +93,13 @@ def _prepare(home: Path, source: str, rows: Iterator[dict], bad: list, schema: d
     import pyarrow
     from tqdm.auto import tqdm
 
-    types = {"string": pyarrow.string(), "int64": pyarrow.int64(), "bool": pyarrow.bool_()}
-    types["list<int64>"] = pyarrow.list_(types["int64"])
+    types = {"string": pyarrow.string(), "int64": pyarrow.int64(), "list<int64>": pyarrow.list_(pyarrow.int64())}
     arrow = pyarrow.schema([(name, types[kind]) for name, kind in schema.items()])
     if home.exists():
         say(f"{home} is damaged: its rows are prepared again")
         shutil.rmtree(home, ignore_errors=True)
-    part = home.with_name(f".{home.name}.{os.getpid()}.part")
-    rows, good = iter(tqdm(rows, desc=f"preparing {Path(source).name}", unit=" rows", delay=2)), 0
+    part, good = home.with_name(f".{home.name}.{os.getpid()}.part"), 0
+    rows = iter(tqdm(rows, desc=f"preparing {Path(source).name}", unit=" rows", delay=2))
     try:
         part.mkdir(parents=True, exist_ok=True)
         with pyarrow.OSFile(str(part / "rows.arrow"), "wb") as sink, pyarrow.ipc.new_stream(sink, arrow) as writer:
@@ -122,10 +107,8 @@ def _prepare(home: Path, source: str, rows: Iterator[dict], bad: list, schema: d
                 writer.write_batch(pyarrow.RecordBatch.from_pylist(batch, arrow))
                 good += len(batch)
         report = {"source": source, "total": good + len(bad), "good": good, "bad": bad}
-        _judge(source, report, 1.0)
         with (part / "rows.arrow").open("rb") as file:
-            report["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
-            report["size"] = file.tell()
+            report |= {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "size": file.tell()}
         (part / "report.json").write_text(json.dumps(report), encoding="utf-8")
         try:
             os.replace(part, home)
@@ -140,7 +123,7 @@ def _prepare(home: Path, source: str, rows: Iterator[dict], bad: list, schema: d
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _converted(raw: Iterable[rowfiles.Row], needs: Needs, convert: Convert, bad: list) -> Iterator[dict]:
+def _converted(raw: Iterator[rowfiles.Row], needs: Needs, convert: Convert, bad: list) -> Iterator[dict]:
     """The good rows, converted. The others go to `bad`, as (where, why)."""
     for where, row, reason in raw:
         try:
@@ -155,20 +138,21 @@ def _converted(raw: Iterable[rowfiles.Row], needs: Needs, convert: Convert, bad:
             bad.append((where, one_line(reason)))
 
 
-def _check(row: dict[str, Any], needs: Needs) -> None:
+def _check(row: Any, needs: Needs) -> None:
     """ValueError where a raw row cannot be used, whatever the task."""
-    missing = [name for name in needs if name not in row]
-    if missing:
+    if not isinstance(row, dict):
+        raise ValueError("not a JSON object")
+    if missing := [name for name in needs if name not in row]:
         raise ValueError(f"no column {', '.join(missing)} (it has: {', '.join(map(str, row))[:100]})")
     try:
         size = len(json.dumps([row.get(name) for name in ("id", *needs)], ensure_ascii=False, default=str).encode())
     except UnicodeEncodeError:
         raise ValueError("text that is not UTF-8 (another encoding, or half of a surrogate pair)") from None
-    if size > rowfiles.MAX_ROW:
-        raise ValueError(rowfiles.too_long(size))
+    if size > MAX_ROW:
+        raise ValueError(f"{size / 1e6:.1f} MB in one row, more than the {MAX_ROW / 1e6:.1f} MB that are read")
 
 
-def _judge(source: str, report: dict[str, Any], max_bad_rows: float) -> None:
+def _judge(source: str, report: dict[str, Any], max_bad: float) -> None:
     """Say which rows are bad. DataError where there are too many of them, or no good one."""
     total, bad = report["total"], report["bad"]
     if not total:
@@ -177,17 +161,17 @@ def _judge(source: str, report: dict[str, Any], max_bad_rows: float) -> None:
     examples += f"; and {len(bad) - 3:,} more" if len(bad) > 3 else ""
     if len(bad) == total:
         raise DataError(f"{source}: none of its {total:,} rows can be used: {examples}")
-    if len(bad) > max_bad_rows * total:
-        share = f"{len(bad):,} of {total:,} rows cannot be used, more than the {max_bad_rows:.1%} of max_bad_rows"
-        raise DataError(f"{source}: {share}: {examples}")
+    unusable = f"{source}: {len(bad):,} of {total:,} rows cannot be used"
+    if len(bad) > max_bad * total:
+        raise DataError(f"{unusable}, more than the {max_bad:.1%} of max_bad_rows: {examples}")
     if bad:
-        say(f"{source}: {len(bad):,} of {total:,} rows cannot be used and are skipped: {examples}")
+        say(f"{unusable} and are skipped: {examples}")
 
 
 @functools.cache
 def say(text: str) -> None:
     """Log what a reader should know, once a process: every split is read separately."""
-    log.warning("%s", text)
+    logging.getLogger(__name__).warning("%s", text)
 
 
 def commit_of(hub_id: str, repo_type: str = "dataset") -> str:
@@ -232,7 +216,7 @@ def _hub_rows(source: str) -> Iterator[rowfiles.Row]:
         about = known().get(hub, {})
         if about.get("gated") and not get_token():
             raise DataError(_GATED.format(hub, about["page"])) from None
-        why = one_line(error, 200)
-        raise DataError(f"{source} cannot be loaded ({why}): try again, or give a local file as the source") from None
+        why = f"{source} cannot be loaded ({one_line(error, 200)})"
+        raise DataError(f"{why}: try again, or give a local file as the source") from None
     for number, row in enumerate(rows, start=1):
         yield f"row {number}", row, None

@@ -4,8 +4,6 @@
 nesting. All of that is refused here, in time linear in the length of the text.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator
@@ -58,11 +56,11 @@ def depths(text: str, start: int = 0) -> Iterator[tuple[int, int]]:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise ValueError(f'the key "{twice[:40]}" comes twice')
+    value: dict[str, Any] = {}
+    for key, item in pairs:
+        if key in value:
+            raise ValueError(f'the key "{key[:40]}" comes twice')
+        value[key] = item
     return value
 
 
@@ -101,12 +99,10 @@ def canonical(value: Any) -> str:
     return _encode(_exact(value))
 
 
-_INEXACT = (float, dict, list)  # these may hold a number in a second notation
-
-
 def _exact(value: Any) -> Any:
+    """The value with whole floats as integers."""
     if isinstance(value, dict):
-        return {key: _exact(item) if isinstance(item, _INEXACT) else item for key, item in value.items()}
+        return {key: _exact(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_exact(item) if isinstance(item, _INEXACT) else item for item in value]
+        return [_exact(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
