@@ -29,16 +29,15 @@ Tries = dict[tuple[str, str], pd.Series]  # by attempt and control
 def outcomes(lines: Iterable[dict], verdict: str = "strict") -> pd.DataFrame:
     """A row per item, policy and decoding: `id, cluster, policy, seed, decoding, first` and a column per control.
 
-    1 is right, 0 wrong; a control that was not run is missing. The lines of several evaluations may come together.
-    Raises ResultsError where a line is there twice, or where only some failed items have a second try.
+    1 is right (of several retries: any of them), 0 wrong; a control that was not run is missing. The lines of several
+    evaluations may come together. Raises ResultsError where a line is there twice, or where only some failed items
+    have a second try.
     """
     rows = []
     for line in lines:
         first = float(tasks.is_right(line["verdict"], verdict))
         second = {} if first else line.get("second") or {}
-        given = {
-            name: entry.get("verdicts", [entry["verdict"]]) for name, entry in second.items()
-        }  # of several retries
+        given = {name: entry.get("verdicts", [entry["verdict"]]) for name, entry in second.items()}
         right = {name: float(any(tasks.is_right(one, verdict) for one in every)) for name, every in given.items()}
         rows.append({name: line[name] for name in ("id", "cluster", *KEY)} | {"first": first} | right)
     if not rows:

@@ -136,7 +136,7 @@ def lengths(content: pd.DataFrame, path: Path, decoding: str = "greedy") -> Path
         axes.bar(edges[:-1], 100 * counts / counts.sum(), step * 0.92, align="edge", color=COLOURS[policy])
         said = f"{POLICIES[policy]}: median {middle[policy]:.0f}, {counts.sum():,} reflections"
         axes.axvline(middle[policy], color="black", lw=1.2, ls="--", label=said)
-        axes.legend(loc="upper right", frameon=True, framealpha=1, edgecolor="none")
+        axes.legend(loc="upper center", frameon=True, framealpha=1, edgecolor="none")
         axes.set_ylabel("%")
         rows += [(policy, *row) for row in zip(edges[:-1], edges[1:], counts, strict=True)]
     panels[-1].set(xlabel="tokens in the reflection", xlim=(0, edges[-1]))
