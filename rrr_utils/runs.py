@@ -123,7 +123,7 @@ def whole(folder: Path) -> dict[str, Any] | None:
         return None
     result = read_json(path)
     if not _well_formed(result):
-        reason = "it is no result of a stage"
+        reason = "it is not a result of a stage"
     elif result["stage"] != "tables" and not folder.name.endswith(f"-{identity_hash(result['identity'])}"):
         reason = "it belongs to another folder"
     elif changed := [name for name, digest in result["outputs"].items() if _digest(folder / name) != digest]:

@@ -268,7 +268,7 @@ def _parsed(path: Path, changed: int) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} is no valid YAML: {str(error).splitlines()[0]}") from None
+        raise SettingsError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(values, dict):
         raise SettingsError(f"{path} must hold 'name: value' lines")
     return values

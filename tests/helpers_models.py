@@ -18,7 +18,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from rrr_utils import evaluation, failures, launch, runs, training
+from rrr_utils import evaluation, failures, needs, runs, training
 from rrr_utils.miniature.tokenizer import TEMPLATE
 from rrr_utils.settings import ROOT, Settings
 
@@ -166,7 +166,7 @@ def launch_all(settings: Settings) -> list[str]:
         ("evaluate", settings),
         ("tables", settings),
     ):
-        line = launch.command(one, stage)
+        line = needs.command(one, stage)
         words = [sys.executable, *shlex.split(line)[1:]]
         made = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=900)
         assert made.returncode == 0, f"{line}\n{made.stdout[-2000:]}\n{made.stderr[-2000:]}"

@@ -63,7 +63,7 @@ def test_notebooks_run_by_papermill_and_the_next_one_makes_what_it_misses(tmp_pa
     for stage in ("failures", "train", "evaluate"):
         assert runs.done(run, stage) and (runs.stage_dir(run, stage) / "run.ipynb").is_file()
     assert launch.main(["tables", *words]) == 0
-    assert (tmp_path / "tiny/tables/cells.csv").is_file()
+    assert (tmp_path / "tables/tiny/cells.csv").is_file()
 
 
 @pytest.mark.slow

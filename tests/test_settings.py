@@ -101,7 +101,7 @@ def test_a_profile_can_be_a_file_of_one_s_own(tmp_path):
     with pytest.raises(SettingsError, match="called like a built-in one, 'tiny': rename the file"):
         load(str(tmp_path / "tiny.yaml"))
     (tmp_path / "mine.yaml").write_text("preset: [cpu\n")
-    with pytest.raises(SettingsError, match="no valid YAML"):
+    with pytest.raises(SettingsError, match="not valid YAML"):
         load(str(tmp_path / "mine.yaml"))
 
 

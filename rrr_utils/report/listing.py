@@ -1,4 +1,4 @@
-"""Which runs there are, how they differ from the settings at hand, and removing those that are named: `make runs`."""
+"""Which runs there are, how they differ from given settings, and removing named ones: `make runs`."""
 
 import contextlib
 import shutil
