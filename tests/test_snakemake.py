@@ -39,12 +39,8 @@ def refused(words: list[str]) -> str:
 
 
 def test_snakemake_refuses_bad_settings_in_one_line(snakemake, tmp_path):
-    assert "unknown setting 'stepps'" in refused(snakemake(stepps=3))
     assert "without profile and seed" in refused(snakemake(seed=3))
-    words = snakemake()
-    place = words.index("seeds=0,1")
-    assert "twice" in refused([*words[:place], "seeds=0,0", *words[place + 1 :]])
-    assert "unknown --config name 'sedes'; did you mean 'seeds'?" in refused([*words, "sedes=1"])
+    assert "unknown --config name 'sedes'; did you mean 'seeds'?" in refused([*snakemake(), "sedes=1"])
     (tmp_path / "file").write_text("")
     assert "cannot write" in refused(snakemake(results_dir=str(tmp_path / "file")))
 
@@ -53,10 +49,8 @@ def test_snakemake_refuses_bad_settings_in_one_line(snakemake, tmp_path):
     ("names", "words"),
     [
         (['OVERRIDES={"source": "it\'s"}'], "it's"),
-        (["OVERRIDES=it's"], "overrides must be a JSON object"),
         (["SEEDS=0,0"], "twice"),
         (["SEEDS=zero"], "seeds must be numbers"),
-        (["PROFILE=tinny"], "did you mean 'tiny'"),
     ],
 )
 def test_make_refuses_in_one_line(names, words):
