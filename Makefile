@@ -61,7 +61,7 @@ reproduce: $(VENV)/stamp
 	@echo "All is done: profile $$PROFILE, seeds $$SEEDS."
 
 test: $(VENV)/stamp
-	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) -m pytest -q --doctest-modules rrr_utils tests
+	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile --doctest-modules rrr_utils tests
 
 test-slow: $(VENV)/stamp
 	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) -m pytest -q -m "slow or gpu" tests
