@@ -42,8 +42,8 @@ def check(settings: Settings, stage: str) -> None:
         )
     if stage == "train" and settings.gpus > max(1, len(there)):
         raise SettingsError(f"gpus is {settings.gpus} but this machine shows {len(there)}: set gpus lower")
-    package = settings.report_to if stage == "train" and settings.report_to != "none" else "json"
-    if importlib.util.find_spec(package) is None:
+    package = settings.report_to
+    if stage == "train" and package != "none" and importlib.util.find_spec(package) is None:
         raise SettingsError(f"report_to is {package}, which is not installed: pip install {package}, or set it to none")
     if stage == "failures" and (settings.source or "procedural:").startswith("procedural:"):
         tasks.load(tasks.get(settings.task), "train", 1, runs.source_of(settings), settings.max_bad_rows)

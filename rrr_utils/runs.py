@@ -193,15 +193,15 @@ def asked(settings: Settings) -> list[Settings]:
 
 def tables_identity(settings: Settings) -> dict[str, Any]:
     """What the tables are made from: the evaluations that are there, and why others are not."""
-    read, lacking = {}, {}
-    for one in asked(settings):
+    read, lacking, everyone = {}, {}, asked(settings)
+    for one in everyone:
         if result := done(one, "evaluate"):
             name = stage_dir(one, "evaluate").relative_to(root(settings)).as_posix()
             read[name] = identity_hash({"outputs": result["outputs"], "read": result["read"]})
         else:
             lacking["base model" if one.seed is None else f"seed {one.seed}"] = status(one, "evaluate")
     paper = file_hash(DATA / "paper.csv") if (DATA / "paper.csv").is_file() else None
-    seeds = [one.seed for one in asked(settings)[1:]]
+    seeds = [one.seed for one in everyone[1:]]
     what = {"stage": "tables", "versions": VERSIONS["tables"], "paper": paper, "seeds": seeds}
     return {**what, "read": read, "lacking": lacking}
 
