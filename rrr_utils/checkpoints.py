@@ -46,7 +46,7 @@ def keep(directory: Path, step: int) -> None:
 
 def best(dev: list[dict]) -> dict:
     """The line of `dev.jsonl` with the best recovery rate, the first of equals."""
-    return max(dev, key=lambda line: (line["recovery_rate"], -line["step"]))
+    return max(dev, key=lambda line: (line["score"], -line["step"]))
 
 
 def newest(directory: Path) -> Path | None:

@@ -18,9 +18,9 @@ from rrr_utils.settings import Settings
 
 
 def load_rows(settings: Settings, split: str, n: int | None) -> list[dict]:
-    """`n` checked rows of a split from the settings' source. Raises DataError."""
-    task = tasks.get(settings.task)
-    return tasks.load(task, split, n, runs.source_of(settings), settings.max_bad_rows)
+    """`n` checked rows of a split from the settings' source; of test, from `test_source` if set. Raises DataError."""
+    task, source = tasks.get(settings.task), runs.source_of(settings, split)
+    return tasks.load(task, split, n, source, settings.max_bad_rows)
 
 
 def queries(settings: Settings) -> tuple[list[dict], list[dict]]:
@@ -77,9 +77,9 @@ def finish(settings: Settings) -> dict:
         records, dev_records = read_log(folder / "attempts.jsonl"), read_log(folder / "dev_attempts.jsonl")
         kept = failures(train, records, settings.failures_per_query)[: settings.failures_wanted]
         kept_dev = failures(dev, dev_records, 1)[: settings.dev_items]
-        for split, rows, log, found in (("train", train, records, kept), ("dev", dev, dev_records, kept_dev)):
+        for split, rows, found in (("train", train, kept), ("dev", dev, kept_dev)):
             if not found:
-                why = why_none(log, settings.attempt_tokens)
+                why = "the model answers all of them right; choose a harder task"
                 raise ResultsError(f"no failures of {len(rows)} {split} queries to reflect on: {why}")
         outputs = [folder / f"{name}.jsonl" for name in ("failures", "dev_failures", "attempts", "dev_attempts")]
         write_jsonl(outputs[0], kept)
@@ -111,9 +111,9 @@ def _record(settings: Settings, task: ModuleType, row: dict, completions: list, 
     verdicts = [tasks.verify(task, completion.text, row) for completion in completions]
     solved = [tasks.is_right(verdict, settings.verdict) for verdict in verdicts]
     failed = [
-        {"attempt": c.text, "error": v.error, "sample": k}
+        {"attempt": c.text, "error": v.error, "sample": k, "truncated": c.truncated}
         for k, (c, v, ok) in enumerate(zip(completions, verdicts, solved, strict=True))
-        if not ok and not c.truncated
+        if not ok
     ]
     counts = {"sampled": len(completions), "solved": sum(solved)}
     return {"id": row["id"], "round": number, **counts, "failures": failed}
@@ -143,19 +143,6 @@ def failures(rows: list[dict], records: list[dict], most: int) -> list[dict]:
     return lines
 
 
-def cut_off(records: list[dict]) -> int:
-    """How many wrong attempts the token limit cut off: they are not kept."""
-    return sum(r["sampled"] - r["solved"] - len(r["failures"]) for r in records)
-
-
-def why_none(records: list[dict], limit: int) -> str:
-    """Why there are no failures, and what to do."""
-    if cut := cut_off(records):
-        many = f"{cut} of {sum(r['sampled'] for r in records)} attempts were cut off at attempt_tokens {limit}"
-        return f"{many} and none of the others is wrong; raise attempt_tokens"
-    return "the model answers all of them right; choose a harder task"
-
-
 def statistics(records: list[dict], kept: list[dict], kept_dev: list[dict]) -> dict:
     """What notebook 01 shows: how many attempts were sampled, how many were right, how the others failed."""
     found = tally(records).values()
@@ -164,6 +151,7 @@ def statistics(records: list[dict], kept: list[dict], kept_dev: list[dict]) -> d
         "queries": len(found), "attempts": sampled, "solved": solved, "accuracy": solved / max(1, sampled),
         "never_solved": sum(q["solved"] == 0 for q in found),
         "always_solved": sum(q["solved"] == q["sampled"] for q in found),
-        "cut_off": cut_off(records), "failures": len(kept), "dev_failures": len(kept_dev),
+        "cut_off": sum(failure["truncated"] for r in records for failure in r["failures"]),
+        "failures": len(kept), "dev_failures": len(kept_dev),
         "errors": dict(collections.Counter(f["error"] for f in kept).most_common()),
     }  # fmt: skip

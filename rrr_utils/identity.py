@@ -26,7 +26,7 @@ STAGES = ("failures", "train", "evaluate", "tables")
 _BOOKS = ("01_collect_failures", "02_train_reflection", "03_evaluate", "04_paper_tables")
 NOTEBOOKS = dict(zip(STAGES, _BOOKS, strict=True))
 #: raised by hand when the meaning of a stage's files changes: its folders then get other names
-VERSIONS = {"failures": 1, "train": 1, "evaluate": 1, "tables": 1}
+VERSIONS = {"failures": 2, "train": 2, "evaluate": 2, "tables": 2}
 
 
 def root(settings: Settings) -> Path:
@@ -90,10 +90,11 @@ def model_path(settings: Settings) -> tuple[str, str | None]:
     return str(folder), None
 
 
-def source_of(settings: Settings) -> str | None:
-    """The task's data as its `load` takes it: a hub id comes with its recorded commit, `owner/name@commit`."""
-    hub_id = tasks.hub_source(tasks.get(settings.task), settings.source)
-    return f"{hub_id}@{revision(settings, hub_id, 'dataset')}" if hub_id else settings.source
+def source_of(settings: Settings, split: str = "train") -> str | None:
+    """A split's data as the task's `load` takes it: a hub id comes with its recorded commit, `owner/name@commit`."""
+    source = (settings.test_source if split == "test" else None) or settings.source
+    hub_id = tasks.hub_source(tasks.get(settings.task), source)
+    return f"{hub_id}@{revision(settings, hub_id, 'dataset')}" if hub_id else source
 
 
 def revision(settings: Settings, hub_id: str, kind: str) -> str:
@@ -141,7 +142,7 @@ def identity(settings: Settings, stage: str) -> dict[str, Any]:
         "versions": {"stage": VERSIONS[stage], "task": task.VERSION},
         "task_hash": tasks.content_hash(settings.task, task),
         "shown": shown(task, settings.chain_of_thought),
-        "data": tasks.fingerprint(task, source_of(settings)),
+        "data": tasks.fingerprint(task, source_of(settings, "test" if stage == "evaluate" else "train")),
         "model_hash": f"hub:{path}@{commit}" if commit else _hash_of_model(Path(path)),
         "upstream": {name: identity_hash(identity(one, name)) for one, name in upstream(settings, stage)},
     }

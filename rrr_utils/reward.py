@@ -1,4 +1,4 @@
-"""The reward of a reflection: the model retries, and the retry is verified."""
+"""The reward of a reflection: the model retries, and the retry is verified. Plain GRPO's: the answer is verified."""
 
 import contextlib
 import json
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 class RetryReward:
     """The reward of a reflection: does the retry that follows it verify? Mean over `retries_per_reflection` retries.
+    With objective `answer` the completion is the first try, and the reward is whether it verifies.
 
-    trl calls it with a batch of reflections and the columns of the data set. `trainer` is set after construction.
+    trl calls it with a batch of completions and the columns of the data set. `trainer` is set after construction.
     """
 
     __name__ = "retry"  # trl names its metrics after it
@@ -48,19 +49,39 @@ class RetryReward:
         """One reward in 0..1 for each completion."""
         texts = [c[0]["content"] if isinstance(c, list) else c for c in completions]
         rows = [json.loads(text) for text in row]
-        retries = self.retry(rows, attempt, texts, trainer_state.global_step)
-        verdicts = [[self.right(c.text, one) for c in own] for own, one in zip(retries, rows, strict=True)]
-        rewards = [sum(own) / len(own) for own in verdicts]
-        self.generated_tokens += sum(map(len, completion_ids)) + sum(c.tokens for own in retries for c in own)
-        log_extra("reflection", texts)
-        log_extra("retry", [own[0].text for own in retries])
+        self.generated_tokens += sum(map(len, completion_ids))
+        if self.settings.objective == "answer":
+            rewards = [float(self.right(text, one)) for text, one in zip(texts, rows, strict=True)]
+            logged = {"id": id, "row": rows, "attempt": texts, "reward": rewards}
+        else:
+            retries = self.retry(rows, attempt, texts, trainer_state.global_step)
+            self.generated_tokens += sum(c.tokens for own in retries for c in own)
+            verdicts = [[self.right(c.text, one) for c in own] for own, one in zip(retries, rows, strict=True)]
+            rewards, firsts = [sum(own) / len(own) for own in verdicts], [own[0].text for own in retries]
+            logged = {"id": id, "row": rows, "attempt": attempt, "reflection": texts, "retry": firsts, "reward": rewards}
+            log_extra("retry", firsts)
         log_metric("retry_correct", sum(rewards) / len(rewards))
         if self.log is not None and self.trainer.accelerator.is_main_process:
-            step, firsts = trainer_state.global_step + 1, [own[0].text for own in retries]
-            keys = ("id", "row", "attempt", "reflection", "retry", "reward")
-            columns = zip(id, rows, attempt, texts, firsts, rewards, strict=True)
-            append_jsonl(self.log, [{"step": step, **dict(zip(keys, line, strict=True))} for line in columns])
+            columns, step = zip(*logged.values(), strict=True), trainer_state.global_step + 1
+            append_jsonl(self.log, [{"step": step, **dict(zip(logged, line, strict=True))} for line in columns])
         return rewards
+
+    def score(self, dev: list[dict], temperature: float) -> tuple[float, float]:
+        """On dev, the share that is right (of retries; with objective `answer` of first tries), and the mean length in
+        tokens of what is trained. `dev`: lines of `dev_failures.jsonl`, or rows for first tries."""
+        s, task, base = self.settings, self.task, self.settings.retry_policy == "base"
+        if s.objective == "answer":
+            asked = [conversation.attempt(task, one["row"], s.chain_of_thought) for one in dev]
+            said = answers = self.generate(asked, 1, s.attempt_tokens, temperature, 0)
+        else:
+            pairs = [(one["row"], one["attempt"]) for one in dev]
+            asked = [conversation.reflect(task, *pair, s.chain_of_thought) for pair in pairs]
+            said = self.generate(asked, 1, s.reflection_tokens, temperature, 0)
+            told = zip(pairs, said, strict=True)
+            again = [conversation.retry(task, *pair, own[0].text, s.chain_of_thought) for pair, own in told]
+            answers = self.generate(again, 1, s.attempt_tokens, temperature, 1, base=base)
+        right = [self.right(own[0].text, one["row"]) for own, one in zip(answers, dev, strict=True)]
+        return sum(right) / len(right), sum(own[0].tokens for own in said) / len(said)
 
     def right(self, completion: str, row: dict) -> bool:
         """Whether a completion is right, by the verdict that the settings choose."""

@@ -66,6 +66,7 @@ class Settings(BaseModel):
     lora_alpha: Count = _knob(32, "scale of the adapter: alpha / rank")
 
     # training
+    objective: Literal["reflection", "answer"] = _knob("reflection", "answer: plain GRPO on the first try, no retry")
     steps: Count = _knob(300, "optimiser steps; the paper: at most 1,750")
     failures_per_step: Count = _knob(32, "failures (groups) in an optimiser step")
     reflections_per_failure: int = _knob(8, "group size; the paper: 8 to 14, 256 in a batch", gt=1, le=10_000)
@@ -84,6 +85,7 @@ class Settings(BaseModel):
     # evaluation; sampled is at the training temperature
     decodings: tuple[Literal["greedy", "sampled"], ...] = _knob(("greedy", "sampled"), "of all tries", min_length=1)
     policies: tuple[Literal["trained", "reflector"], ...] = _knob(("trained", "reflector"), "of a seed", min_length=1)
+    test_source: str | None = _knob(None, "other data for the test split, written like source; none is source")
 
     # how it fits the machine (presets); none of these changes what a result means
     dtype: Literal["float32", "bfloat16", "float16"] = _knob("bfloat16", "activations, unquantised weights")
@@ -120,6 +122,8 @@ class Settings(BaseModel):
             raise ValueError(
                 f"micro_batch {self.micro_batch} does not divide {what}{each}: choose a divisor of {share}"
             )
+        if self.objective == "answer" and "reflector" in self.policies:
+            raise ValueError("objective 'answer' trains no reflections for a reflector: set policies to ['trained']")
         if self.lora_rank == 0 and "reflector" in self.policies:
             raise ValueError(
                 "policy 'reflector' needs an adapter and lora_rank 0 has none: set policies to ['trained']"
@@ -138,7 +142,7 @@ class Settings(BaseModel):
 
 
 _DATA = "task model max_bad_rows chain_of_thought verdict temperature attempt_tokens load_in_4bit".split()
-_TRAIN = """seed reflection_tokens dev_items lora_rank lora_alpha steps failures_per_step reflections_per_failure
+_TRAIN = """seed objective reflection_tokens dev_items lora_rank lora_alpha steps failures_per_step reflections_per_failure
 retries_per_reflection retry_decoding retry_policy learning_rate learning_rate_schedule warmup beta loss_type
 max_grad_norm dev_every"""
 #: settings that decide what a stage's result is; everything else may differ between equal results
@@ -174,13 +178,13 @@ def load(profile: str = "tiny", overrides: dict[str, Any] | None = None) -> Sett
         raise SettingsError(f"unknown profile '{profile}'{nearest(str(profile), profiles())}")
     values, overrides = dict(_read_yaml(path)), dict(overrides or {})
     if overrides.get("task", values.get("task")) != values.get("task"):
-        values.pop("source", None)  # the profile's data is for its own task
+        values = {k: v for k, v in values.items() if k not in ("source", "test_source")}  # its own task's
     preset = overrides.get("preset", values.get("preset"))
     presets = _read_yaml(DATA / "presets.yaml")
     if preset is not None and preset not in presets:
         raise SettingsError(f"unknown preset '{preset}'{nearest(str(preset), list(presets))}")
     chosen = {**values, **(presets[preset] if preset else {}), **overrides, "profile": str(profile)}
-    for name in ("task", "model", "source"):
+    for name in ("task", "model", "source", "test_source"):
         if isinstance(chosen.get(name), str):
             chosen[name] = _local(name, chosen[name])
     if preset and "micro_batch" in presets[preset] and "micro_batch" not in overrides:

@@ -12,15 +12,16 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
-from transformers import PrinterCallback, TrainerCallback, set_seed
+from transformers import PrinterCallback, TrainerCallback, get_scheduler, set_seed
 from trl import GRPOConfig, GRPOTrainer
 
-from rrr_utils import checkpoints, conversation, runs, tasks
+from rrr_utils import checkpoints, conversation, failures, runs, tasks
 from rrr_utils.errors import ResultsError
 from rrr_utils.files import append_jsonl, is_disk_error, no_space, read_jsonl, read_log, write_json
 from rrr_utils.policy import exact_4bit, load_base, lora_config, trainable_to_float32
@@ -49,7 +50,7 @@ def grpo_config(settings: Settings, directory: Path) -> GRPOConfig:
         importance_sampling_level="token",
         # the optimiser
         optim="adamw_torch", learning_rate=s.learning_rate, lr_scheduler_type=s.learning_rate_schedule,
-        warmup_steps=round(s.warmup * s.steps), weight_decay=0.0, adam_beta1=0.9, adam_beta2=0.999,
+        weight_decay=0.0, adam_beta1=0.9, adam_beta2=0.999,
         max_grad_norm=s.max_grad_norm,
         # the machine
         bf16=s.dtype == "bfloat16", fp16=s.dtype == "float16", use_cpu=not torch.cuda.is_available(),
@@ -60,15 +61,27 @@ def grpo_config(settings: Settings, directory: Path) -> GRPOConfig:
     )  # fmt: skip
 
 
-def dataset(settings: Settings, failures: list[dict]) -> Dataset:
-    """GRPO's prompts, one row per failure; the task's row is passed as JSON, since only the task knows its shape."""
-    task = tasks.get(settings.task)
-    prompts = [conversation.reflect(task, f["row"], f["attempt"], settings.chain_of_thought) for f in failures]
-    columns = [{"id": f["id"], "row": json.dumps(f["row"]), "attempt": f["attempt"]} for f in failures]
-    return Dataset.from_list([{"prompt": p, **c} for p, c in zip(prompts, columns, strict=True)])
+def examples(settings: Settings) -> tuple[list[dict], list[dict]]:
+    """What is trained on, and dev: the kept failures, or with objective `answer` the queries they were collected of."""
+    if settings.objective == "answer":
+        train, dev = failures.queries(settings)
+        return tuple([{"id": row["id"], "row": row, "attempt": ""} for row in rows] for rows in (train, dev))
+    folder = runs.stage_dir(settings, "failures")
+    return read_jsonl(folder / "failures.jsonl"), read_jsonl(folder / "dev_failures.jsonl")
 
 
-def build_trainer(settings: Settings, failures: list[dict], directory: Path) -> tuple[GRPOTrainer, RetryReward]:
+def dataset(settings: Settings, examples: list[dict]) -> Dataset:
+    """GRPO's prompts, one row per example; the task's row is passed as JSON, since only the task knows its shape."""
+    task, cot, answer = tasks.get(settings.task), settings.chain_of_thought, settings.objective == "answer"
+    lines = []
+    for one in examples:
+        row, said = one["row"], one["attempt"]
+        prompt = conversation.attempt(task, row, cot) if answer else conversation.reflect(task, row, said, cot)
+        lines.append({"prompt": prompt, "id": one["id"], "row": json.dumps(row), "attempt": said})
+    return Dataset.from_list(lines)
+
+
+def build_trainer(settings: Settings, examples: list[dict], directory: Path) -> tuple[GRPOTrainer, RetryReward]:
     """The trainer on the 4-bit base with a fresh adapter in float32, and its reward."""
     set_seed(settings.seed)  # trl makes the adapter before it seeds
     policy = load_base(settings)
@@ -78,13 +91,23 @@ def build_trainer(settings: Settings, failures: list[dict], directory: Path) -> 
         processing_class=policy.tokenizer,
         reward_funcs=reward,
         args=grpo_config(settings, directory),
-        train_dataset=dataset(settings, failures),
+        train_dataset=dataset(settings, examples),
         peft_config=lora_config(settings),
     )
     reward.trainer = trainer
     exact_4bit(trainer.model)
     trainable_to_float32(trainer.model)
+    _schedule(trainer, settings)
     return trainer, reward
+
+
+def _schedule(trainer: GRPOTrainer, settings: Settings) -> None:
+    """The learning rate's schedule, one step on: transformers' warm-up begins at rate 0, a step that learns nothing."""
+    steps, warmup = settings.steps, round(settings.warmup * settings.steps)
+    scheduler = get_scheduler(settings.learning_rate_schedule, trainer.create_optimizer(), warmup, steps + 1)
+    with warnings.catch_warnings(action="ignore"):  # torch expects an optimiser step first
+        scheduler.step()
+    trainer.lr_scheduler = scheduler
 
 
 class Record(TrainerCallback):
@@ -96,7 +119,7 @@ class Record(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         scored = read_log(self.directory / "dev.jsonl")
-        self.best = max((line["recovery_rate"] for line in scored), default=-1.0)
+        self.best = max((line["score"] for line in scored), default=-1.0)
         hidden, at = not state.is_world_process_zero, state.global_step
         self.bar = tqdm(total=args.max_steps, initial=at, desc="training", unit="step", disable=hidden)
         if not scored:
@@ -135,29 +158,23 @@ class Record(TrainerCallback):
         self.bar.close()
 
     def score(self, step: int) -> None:
-        """The recovery rate on the dev failures, greedily; a checkpoint with a better one than ever is kept."""
-        s, task = self.settings, self.reward.task
-        asked = [conversation.reflect(task, f["row"], f["attempt"], s.chain_of_thought) for f in self.dev]
-        thoughts = [own[0] for own in self.reward.generate(asked, 1, s.reflection_tokens, 0.0, 0)]
-        again = [
-            conversation.retry(task, f["row"], f["attempt"], thought.text, s.chain_of_thought)
-            for f, thought in zip(self.dev, thoughts, strict=True)
-        ]
-        retries = self.reward.generate(again, 1, s.attempt_tokens, 0.0, 0, base=s.retry_policy == "base")
-        right = [self.reward.right(own[0].text, f["row"]) for own, f in zip(retries, self.dev, strict=True)]
-        rate, mean_tokens = sum(right) / len(right), sum(thought.tokens for thought in thoughts) / len(thoughts)
+        """Scores dev, greedily and sampled; a checkpoint with a better mean of the two than ever is kept."""
+        heats = {"greedy": 0.0, "sampled": self.settings.temperature}
+        scored = {name: self.reward.score(self.dev, heat) for name, heat in heats.items()}
         if not self.reward.trainer.accelerator.is_main_process:
             return
-        better, self.best = rate > self.best, max(rate, self.best)
+        mean = sum(rate for rate, _ in scored.values()) / len(scored)
+        better, self.best = mean > self.best, max(mean, self.best)
         if step == 0:  # of later steps, the checkpoint is kept once it is saved
             self.reward.trainer.save_model(str(checkpoints.folder_of(self.directory, 0)))
             checkpoints.keep(self.directory, 0)
-        line = {"step": step, "recovery_rate": rate, "n": len(right), "reflection_tokens": mean_tokens, "best": better}
+        line = {"step": step, "score": mean, **{name: rate for name, (rate, _) in scored.items()}}
+        line |= {"n": len(self.dev), "completion_tokens": scored["sampled"][1], "best": better}
         append_jsonl(self.directory / "dev.jsonl", [line])
 
 
 def train(settings: Settings) -> None:
-    """Train on the collected failures, going on from the last checkpoint if there is one.
+    """Train on the collected failures (objective `answer`: on their queries), going on from the last checkpoint if there is one.
 
     An interrupt (Ctrl-C, JupyterLab's stop button) ends after the current step and saves; the same call goes on. Raises
     ResultsError where there are no failures, SettingsError where there are fewer than a step needs.
@@ -165,7 +182,7 @@ def train(settings: Settings) -> None:
     if runs.done(settings, "train"):
         return
     with runs.begin(settings, "train") as (directory, settings):
-        settings.check_failures(len(read_jsonl(runs.stage_dir(settings, "failures") / "failures.jsonl")))
+        settings.check_failures(len(examples(settings)[0]))
         checkpoints.go_back(directory)
         if checkpoints.finished(directory, settings.steps):
             return
@@ -174,9 +191,9 @@ def train(settings: Settings) -> None:
 
 def _train(settings: Settings, directory: Path) -> None:
     """The training itself, in this process (one of several under accelerate)."""
-    upstream = runs.stage_dir(settings, "failures")
-    trainer, reward = build_trainer(settings, read_jsonl(upstream / "failures.jsonl"), directory)
-    record = Record(settings, reward, read_jsonl(upstream / "dev_failures.jsonl"), directory)
+    train_on, dev = examples(settings)
+    trainer, reward = build_trainer(settings, train_on, directory)
+    record = Record(settings, reward, dev[: settings.dev_items], directory)
     trainer.add_callback(record)
     trainer.remove_callback(PrinterCallback)  # `Record` says the same in one line
     newest = checkpoints.newest(directory)
@@ -228,8 +245,8 @@ def finish(settings: Settings) -> dict:
             raise ResultsError(f"{directory} holds {len(lines)} of {settings.steps} training steps: train first")
         best = checkpoints.best(dev)
         summary = {
-            "steps": len(lines), "best_step": best["step"], "dev_untrained": dev[0]["recovery_rate"],
-            "dev_best": best["recovery_rate"], "dev_failures": best["n"], "seconds": sum(r["seconds"] for r in lines),
+            "steps": len(lines), "best_step": best["step"], "dev_untrained": dev[0]["score"],
+            "dev_best": best["score"], "dev_items": best["n"], "seconds": sum(r["seconds"] for r in lines),
             "generated_tokens": sum(r["generated_tokens"] for r in lines),
         }  # fmt: skip
         outputs = [directory / f"{name}.jsonl" for name in ("training", "dev", "reflections")]

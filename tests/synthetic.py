@@ -116,7 +116,7 @@ def write_runs(settings: Settings, seeds: tuple[int, ...] = (0, 1), n: int = 120
         if seed is not None:
             finish(one, "failures", {})
             lines, logged = training_log(rows, seed)
-            dev = [{"step": 0, "recovery_rate": 0.1}, {"step": 30, "recovery_rate": 0.5}]
+            dev = [{"step": 0, "score": 0.1}, {"step": 30, "score": 0.5}]
             finish(one, "train", {"training": lines, "reflections": logged, "dev": dev}, {"best_step": 30})
         policies = ("vanilla",) if seed is None else one.policies
         written = [samples(rows, policy, seed, decoding) for policy in policies for decoding in one.decodings]

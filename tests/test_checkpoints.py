@@ -13,7 +13,7 @@ def made(directory, rates: dict[int, float], kept: int = 2):
         for done in range(max(1, step - 1), step + 1):
             files.append_jsonl(directory / "training.jsonl", [{"step": done}])
             files.append_jsonl(directory / "reflections.jsonl", [{"step": done, "reflection": "r"}])
-        files.append_jsonl(directory / "dev.jsonl", [{"step": step, "recovery_rate": rate}])
+        files.append_jsonl(directory / "dev.jsonl", [{"step": step, "score": rate}])
         folder = checkpoints.folder_of(directory, step)
         folder.mkdir(parents=True)
         for name in (
@@ -66,7 +66,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_is_taken(tmp_pa
 def test_a_kill_between_the_score_and_its_checkpoint_leaves_the_older_adapter(tmp_path):
     made(tmp_path, {2: 0.1, 4: 0.3})
     files.append_jsonl(tmp_path / "training.jsonl", [{"step": 5}, {"step": 6}])
-    files.append_jsonl(tmp_path / "dev.jsonl", [{"step": 6, "recovery_rate": 0.9}])
+    files.append_jsonl(tmp_path / "dev.jsonl", [{"step": 6, "score": 0.9}])
     checkpoints.go_back(tmp_path)
     assert adapter(tmp_path).endswith("of step 4") and steps(tmp_path, "dev") == [2, 4]
 

@@ -76,8 +76,8 @@ def test_text_is_read_as_the_setting_s_type(name, value, read):
         ({"seed": 2**80}, ["seed", "less than"]),
         ({"report_to": "wandbb"}, ["report_to", "wandb"]),
         ({"results_dir": ""}, ["results_dir", "at least 1"]),
-        ({"gpus": 3}, ["gpus 3", "does not divide", "128"]),
-        ({"gpus": 4, "micro_batch": 24}, ["micro_batch 24", "32 on each of 4 GPUs"]),
+        ({"gpus": 3}, ["gpus 3", "does not divide", "256"]),
+        ({"gpus": 4, "micro_batch": 24}, ["micro_batch 24", "64 on each of 4 GPUs"]),
     ],
 )
 def test_bad_settings_are_refused_in_one_line(overrides, words):

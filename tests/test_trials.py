@@ -27,8 +27,8 @@ def test_the_record_is_made_of_finished_trials(tmp_path, monkeypatch):
     frame = trials.record(profile, tmp_path)
     assert frame["trial"].tolist() == ["slow"] and "learning_rate 0.001" in frame["settings"].item()
     dev = files.read_jsonl(target / "trials" / "slow" / "dev.jsonl")
-    said = " ".join(f"{line['step']}: {100 * line['recovery_rate']:.1f}" for line in dev)
-    assert frame["recovery rate on dev, %, by step"].item() == said and len(dev) == 2
+    said = " ".join(f"{line['step']}: {100 * line['greedy']:.1f} / {100 * line['sampled']:.1f}" for line in dev)
+    assert frame["right on dev, %, greedy / sampled, by step"].item() == said and len(dev) == 2
     assert not (target / "trials" / "dropped").exists() and len(pd.read_csv(target / "trials.csv")) == 1
     recipe = (target / "RECIPE.md").read_text()
     assert "| slow" in recipe and recipe.startswith("before") and recipe.endswith("after\n")
@@ -37,7 +37,7 @@ def test_the_record_is_made_of_finished_trials(tmp_path, monkeypatch):
 
 def test_trials_are_other_settings_in_the_same_folder_of_runs():
     """So each has a training of its own, and all that need no other failures share them."""
-    listed = [load("tiny", {**tried, "seed": 0}) for tried in trials.load("tiny").values()]
+    listed = [load("tiny", {"seed": 0, **tried}) for tried in trials.load("tiny").values()]
     assert {one.results_dir for one in listed} == {"results/runs"}
     assert len({runs.stage_dir(one, "train") for one in listed}) == len(listed)
     assert len({runs.stage_dir(one, "failures") for one in listed}) == 1

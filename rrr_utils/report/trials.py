@@ -34,16 +34,16 @@ def record(profile: Settings, root: Path = ROOT) -> pd.DataFrame:
     """Copy each trial's logs and fill in RECIPE.md; returns the table. Raises ResultsError if one is not finished."""
     rows, listed, target = [], load(profile.profile), root / "results" / runs.profile_name(profile)
     for name, tried in listed.items():
-        one = settings.load(profile.profile, {**tried, "seed": 0, "results_dir": profile.results_dir})
+        one = settings.load(profile.profile, {"seed": 0, **tried, "results_dir": profile.results_dir})
         if (result := runs.done(one, "train")) is None:
             raise ResultsError(f"trial '{name}' is not finished: make trials PROFILE={profile.profile}")
         folder = target / "trials" / name
         for kept in ("result.json", "training.jsonl", "dev.jsonl"):
             publish.copy_placeless(runs.stage_dir(one, "train") / kept, folder / kept)
         steps, dev = files.read_jsonl(folder / "training.jsonl"), files.read_jsonl(folder / "dev.jsonl")
-        by_step = " ".join(f"{line['step']}: {100 * line['recovery_rate']:.1f}" for line in dev)
+        by_step = " ".join(f"{x['step']}: {100 * x['greedy']:.1f} / {100 * x['sampled']:.1f}" for x in dev)
         changed = ", ".join(f"{key} {value}" for key, value in tried.items())
-        row = {"trial": name, "settings": changed, "recovery rate on dev, %, by step": by_step}
+        row = {"trial": name, "settings": changed, "right on dev, %, greedy / sampled, by step": by_step}
         row |= {"best step": result["summary"]["best_step"], "largest KL": round(max(line["kl"] for line in steps), 2)}
         rows.append(row | {"last reward": round(steps[-1]["reward"], 2)})
     for old in [path for path in (target / "trials").iterdir() if path.name not in listed]:
