@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := menu
-.PHONY: menu reproduce runs test test-slow lab bench trials publish clean
+.PHONY: menu reproduce runs test test-slow lab bench trials ablations publish clean
 
 SEEDS ?= 0
 PROFILE ?= tiny
@@ -30,6 +30,7 @@ menu:
 	@echo "make bench                                    what a training step costs, beside trl's own"
 	@echo "make runs [DELETE=NAME]                       list the runs with what differs from the profile; remove named ones"
 	@echo "make trials [PROFILE=tiny]                    what data/trials.yaml tries on dev before a recipe is fixed; 20 minutes"
+	@echo "make ablations [PROFILE=tiny]                 other ways to train, and harder problems (data/ablations.yaml); up to two hours on two cores"
 	@echo "make publish [PROFILE=tiny]                   copy finished runs to results/<profile>/, to be committed"
 	@echo "make clean                                    remove .venv and caches; results stay"
 
@@ -78,6 +79,10 @@ runs: $(VENV)/stamp
 trials: $(VENV)/stamp
 	@$(call run,$(SNAKEMAKE) $(CONFIG) trials=1 -- trials)
 	@$(PY) -m rrr_utils.report --trials --profile "$$PROFILE"
+
+ablations: $(VENV)/stamp
+	@$(call run,$(SNAKEMAKE) $(CONFIG) ablations=1 -- ablations)
+	@$(PY) -m rrr_utils.report --ablations --profile "$$PROFILE"
 
 publish: $(VENV)/stamp
 	@$(PY) -m rrr_utils.report --publish $(if $(FORCE),--force) --profile "$$PROFILE"

@@ -1,4 +1,4 @@
-"""The prompts of the method as chat messages: attempt, reflect, retry, and the blind retry.
+"""The prompts of the method as chat messages: attempt, reflect, retry, and those of its controls.
 
 Everything that a model sees is made here, for collecting, training and evaluating alike, so that no two stages ask in
 different words. The history is passed on as messages, never as rendered text: no chat template sees it twice.
@@ -46,3 +46,14 @@ def blind_retry(task: ModuleType, row: dict, attempt_text: str, chain_of_thought
     failed = {"role": "assistant", "content": attempt_text}
     again = {"role": "user", "content": f"{BLIND} {question(task, row, chain_of_thought)}"}
     return [*attempt(task, row, chain_of_thought), failed, again]
+
+
+def outright(task: ModuleType, row: dict, request: str, chain_of_thought: bool = False) -> Messages:
+    """What a reflection does, asked for before anything was tried."""
+    return [{"role": "user", "content": f"{request} {question(task, row, chain_of_thought)}"}]
+
+
+def after_outright(task: ModuleType, row: dict, request: str, said: str, chain_of_thought: bool = False) -> Messages:
+    """The question, after what the model said to `outright`."""
+    told = {"role": "assistant", "content": said}
+    return [*outright(task, row, request, chain_of_thought), told, *attempt(task, row, chain_of_thought)]

@@ -1,28 +1,24 @@
-"""Evaluation: first try, second try after the own reflection and after each control, by policy and decoding.
+"""Evaluation: first try, second try after the own reflection and each control (controls.py), by policy and decoding.
 
 The same 4-bit base, the unmerged adapter, the same prompts and token limits before and after training. Every text is
 kept in `samples.jsonl`, a block of items at a time, so a killed run goes on where it was; what an older evaluation has
 already is taken over (`samples.py`). Cells are counted in `report/`.
 """
 
-import contextlib
 import functools
-from collections.abc import Callable
-from types import ModuleType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from rrr_utils import conversation, runs, samples, tasks
+from rrr_utils import controls, conversation, runs, samples, tasks
+from rrr_utils.controls import Voice
 from rrr_utils.errors import ResultsError
 from rrr_utils.files import append_jsonl, read_log
-from rrr_utils.settings import CONTROLS, Settings
+from rrr_utils.settings import EVERY_ITEM, Settings
 
 if TYPE_CHECKING:
-    from rrr_utils.sampling import Completion, HFSampler
+    from rrr_utils.sampling import HFSampler
 
 #: items generated and appended at a time
 BLOCK = 1024
-#: most blind retries that the tokens of a reflection are spent on
-MOST_RETRIES = 32
 
 
 def generate(settings: Settings) -> None:
@@ -42,7 +38,7 @@ def generate(settings: Settings) -> None:
                     if all((name, decoding, row["id"]) in there for row in block):
                         continue
                     given = [samples.given(name, decoding, row, older, vanilla) for row in block]
-                    voice = _Voice(settings, sampler, name, decoding, start)
+                    voice = Voice(settings, sampler, name, decoding, start)
                     lines = tries(voice, block, given)
                     append_jsonl(path, [line for line in lines if samples.key(line) not in there])
 
@@ -88,30 +84,7 @@ def _sampler(settings: Settings) -> "HFSampler":
     return HFSampler(load_policy(settings, adapter), settings.sample_batch)
 
 
-class _Voice(NamedTuple):
-    """Who speaks in a block of tries, and how."""
-
-    settings: Settings
-    sampler: Callable[[], "HFSampler"]
-    policy: str
-    decoding: str
-    seed: int  # of the block; every kind of text adds its own salt
-
-    def say(
-        self, asked: list, what: str, tokens: int, salt: int, heat: float | None = None, reflecting: bool = False
-    ) -> "list[Completion]":
-        """A completion of each conversation. The reflector's adapter is on only while it reflects."""
-        if not asked:
-            return []
-        if heat is None:
-            heat = 0.0 if self.decoding == "greedy" else self.settings.temperature
-        sampler, label = self.sampler(), f"{self.policy}, {self.decoding}: {what}"
-        base = self.policy == "reflector" and not reflecting
-        with sampler.policy.adapter_off() if base else contextlib.nullcontext():
-            return [own[0] for own in sampler.sample(asked, 1, tokens, heat, 101 * self.seed + salt, label)]
-
-
-def tries(voice: _Voice, rows: list[dict], given: list[dict | None]) -> list[dict]:
+def tries(voice: Voice, rows: list[dict], given: list[dict | None]) -> list[dict]:
     """Lines of `samples.jsonl` for a block of rows; what `given` holds of a line already is not generated again."""
     s, task = voice.settings, tasks.get(voice.settings.task)
     lines = [dict(line) if line else {"id": row["id"]} for row, line in zip(rows, given, strict=True)]
@@ -124,66 +97,15 @@ def tries(voice: _Voice, rows: list[dict], given: list[dict | None]) -> list[dic
         lines[k] |= {"verdict": verdict, "second": {}}
     who = {"policy": voice.policy, "seed": s.seed, "decoding": voice.decoding}
     lines = [{"id": line["id"], **who, **{k: v for k, v in line.items() if k not in who}} for line in lines]
-    failed = [line for line in lines if not tasks.is_right(line["verdict"], s.verdict)]
-    for control, add in (("own", _own), ("blind", _blind), ("blind_budget", _blind_budget)):
-        add(voice, task, [line for line in failed if control not in line["second"]])
-    for line in failed:  # always in the same order, whatever was given
-        line["second"] = {control: line["second"][control] for control in CONTROLS}
+    failed, wanted = [line for line in lines if not tasks.is_right(line["verdict"], s.verdict)], controls.chosen(s)
+    for control in [name for name in wanted if name not in EVERY_ITEM]:
+        if left := [line for line in failed if control not in line["second"]]:
+            controls.ADD[control](voice, task, left)
+    for control in [name for name in wanted if name in EVERY_ITEM]:
+        controls.ADD[control](voice, task, [line for line in lines if control not in line["second"]])
+    for line in lines:  # always in the same order, whatever was given
+        line["second"] = {control: line["second"][control] for control in wanted if control in line["second"]}
     return lines
-
-
-def _own(voice: _Voice, task: ModuleType, lines: list[dict]) -> None:
-    """Adds the second try after the model's own reflection."""
-    s, cot = voice.settings, voice.settings.chain_of_thought
-    asked = [conversation.reflect(task, line["row"], line["attempt"], cot) for line in lines]
-    thoughts = voice.say(asked, "reflection", s.reflection_tokens, 2, reflecting=True)
-    again = [
-        conversation.retry(task, line["row"], line["attempt"], thought.text, cot)
-        for line, thought in zip(lines, thoughts, strict=True)
-    ]
-    retries = voice.say(again, "retry", s.attempt_tokens, 3)
-    for line, thought, retry in zip(lines, thoughts, retries, strict=True):
-        verdict = tasks.verify(task, retry.text, line["row"])._asdict()
-        texts = {"reflection": thought.text, "retry": retry.text, "verdict": verdict}
-        line["second"] |= {"own": {**texts, "reflection_tokens": thought.tokens, "retry_tokens": retry.tokens}}
-
-
-def _blind(voice: _Voice, task: ModuleType, lines: list[dict]) -> None:
-    """Adds the second try without a reflection."""
-    s = voice.settings
-    asked = [conversation.blind_retry(task, line["row"], line["attempt"], s.chain_of_thought) for line in lines]
-    for line, said in zip(lines, voice.say(asked, "blind retry", s.attempt_tokens, 4), strict=True):
-        verdict = tasks.verify(task, said.text, line["row"])._asdict()
-        entry = {"reflection": "", "retry": said.text, "verdict": verdict, "retry_tokens": said.tokens}
-        line["second"] |= {"blind": entry}
-
-
-def _blind_budget(voice: _Voice, task: ModuleType, lines: list[dict]) -> None:
-    """Adds the best of as many sampled blind retries as cost the tokens of the own one; the blind one is first."""
-    s = voice.settings
-    for line in lines:
-        first = line["second"]["blind"]
-        entry = {"retries": [first["retry"]], "verdicts": [first["verdict"]], "verdict": first["verdict"]}
-        line["second"] |= {"blind_budget": {**entry, "tokens": first["retry_tokens"]}}
-    for number in range(1, MOST_RETRIES):
-        left = [line for line in lines if _buys_one_more(**line["second"])]
-        if not left:
-            break
-        asked = [conversation.blind_retry(task, line["row"], line["attempt"], s.chain_of_thought) for line in left]
-        said = voice.say(asked, f"blind retry {number + 1}", s.attempt_tokens, 10 + number, s.temperature)
-        for line, completion in zip(left, said, strict=True):
-            spent = line["second"]["blind_budget"]
-            verdict = tasks.verify(task, completion.text, line["row"])._asdict()
-            spent["retries"].append(completion.text)
-            spent["verdicts"].append(verdict)
-            spent["tokens"] += completion.tokens
-            if tasks.is_right(verdict, s.verdict) and not tasks.is_right(spent["verdict"], s.verdict):
-                spent["verdict"] = verdict
-
-
-def _buys_one_more(own: dict, blind_budget: dict, **_: dict) -> bool:
-    spent = blind_budget["tokens"]
-    return spent + spent / len(blind_budget["retries"]) <= own["reflection_tokens"] + own["retry_tokens"]
 
 
 def show(settings: Settings, row: dict) -> str:
@@ -192,17 +114,18 @@ def show(settings: Settings, row: dict) -> str:
     if why := getattr(task, "flaw", lambda row: None)(row):
         return f"This problem cannot be posed: {why}"
     sampler = functools.cache(lambda: _sampler(settings))
+    settings = settings.model_copy(update={"controls": ("own",)})
     base = settings.model_copy(update={"seed": None})
     with sampler().policy.adapter_off():
-        [before] = tries(_Voice(base, sampler, "vanilla", "greedy", 0), [row], [None])
+        [before] = tries(Voice(base, sampler, "vanilla", "greedy", 0), [row], [None])
     mark = _mark(before["verdict"])
     lines = [f"task         {tasks.prompt(task, row)}", f"attempt      {before['attempt']}   {mark}"]
     if not before["second"]:
         return "\n".join([*lines, "The first try is right: there is nothing to reflect on."])
     after = []
     if settings.seed is not None:
-        known = {**before, "second": {"blind": before["second"]["blind"]}}
-        after = [("trained", *tries(_Voice(settings, sampler, "reflector", "greedy", 0), [row], [known]))]
+        known = {**before, "second": {}}
+        after = [("trained", *tries(Voice(settings, sampler, "reflector", "greedy", 0), [row], [known]))]
     for name, line in [("base model", before), *after]:
         own, mark = line["second"]["own"], _mark(line["second"]["own"]["verdict"])
         lines += ["", name, f"reflection   {own['reflection']}", f"retry        {own['retry']}   {mark}"]
@@ -214,8 +137,9 @@ def _mark(verdict: dict) -> str:
 
 
 def generated_tokens(lines: list[dict]) -> int:
-    """Tokens of all tries together."""
-    seconds = [line["second"] for line in lines if line["second"]]
-    own = sum(second["own"]["reflection_tokens"] + second["own"]["retry_tokens"] for second in seconds)
-    spent = sum(second["blind_budget"]["tokens"] for second in seconds)
-    return own + spent + sum(line["attempt_tokens"] for line in lines)
+    """Tokens of all tries together; `always` of a failed item is its own try, counted once."""
+    tokens = sum(line["attempt_tokens"] for line in lines)
+    for second in (line["second"] for line in lines):
+        for entry in [second[name] for name in second if name != "always" or "own" not in second]:
+            tokens += sum(entry.get(name, 0) for name in ("reflection_tokens", "retry_tokens", "tokens"))
+    return tokens

@@ -84,6 +84,8 @@ def finish(settings: Settings) -> dict:
         outputs = [folder / f"{name}.jsonl" for name in ("failures", "dev_failures", "attempts", "dev_attempts")]
         write_jsonl(outputs[0], kept)
         write_jsonl(outputs[1], kept_dev)
+        if (cut := sum(failure["truncated"] for failure in kept)) > len(kept) / 2:
+            print(f"{cut} of {len(kept)} failures were cut off at attempt_tokens {settings.attempt_tokens}: raise it?")
         return runs.finish(settings, "failures", outputs, statistics(records, kept, kept_dev))
 
 
@@ -151,7 +153,7 @@ def statistics(records: list[dict], kept: list[dict], kept_dev: list[dict]) -> d
         "queries": len(found), "attempts": sampled, "solved": solved, "accuracy": solved / max(1, sampled),
         "never_solved": sum(q["solved"] == 0 for q in found),
         "always_solved": sum(q["solved"] == q["sampled"] for q in found),
-        "cut_off": sum(failure["truncated"] for r in records for failure in r["failures"]),
-        "failures": len(kept), "dev_failures": len(kept_dev),
+        "cut_off": sum(failure["truncated"] for r in records for failure in r["failures"]), "failures": len(kept),
+        "dev_failures": len(kept_dev),
         "errors": dict(collections.Counter(f["error"] for f in kept).most_common()),
     }  # fmt: skip

@@ -139,6 +139,7 @@ def identity(settings: Settings, stage: str) -> dict[str, Any]:
         "task": task_name(settings),
         "model": model_name(settings),
         "stage": stage,
+        **({"generic": getattr(task, "GENERIC", None)} if stage == "evaluate" else {}),  # what a control shows
         "versions": {"stage": VERSIONS[stage], "task": task.VERSION},
         "task_hash": tasks.content_hash(settings.task, task),
         "shown": shown(task, settings.chain_of_thought),

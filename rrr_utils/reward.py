@@ -58,7 +58,8 @@ class RetryReward:
             self.generated_tokens += sum(c.tokens for own in retries for c in own)
             verdicts = [[self.right(c.text, one) for c in own] for own, one in zip(retries, rows, strict=True)]
             rewards, firsts = [sum(own) / len(own) for own in verdicts], [own[0].text for own in retries]
-            logged = {"id": id, "row": rows, "attempt": attempt, "reflection": texts, "retry": firsts, "reward": rewards}
+            logged = {"id": id, "row": rows, "attempt": attempt, "reflection": texts, "retry": firsts}
+            logged["reward"] = rewards
             log_extra("retry", firsts)
         log_metric("retry_correct", sum(rewards) / len(rewards))
         if self.log is not None and self.trainer.accelerator.is_main_process:

@@ -13,7 +13,7 @@ from types import ModuleType
 from rrr_utils import runs, tasks
 from rrr_utils.errors import ResultsError
 from rrr_utils.files import read_json, read_jsonl, read_log
-from rrr_utils.settings import Settings
+from rrr_utils.settings import EVERY_ITEM, Settings
 
 Key = tuple[str, str, str]
 
@@ -35,14 +35,14 @@ def key(line: dict) -> Key:
 
 
 def verify_again(task: ModuleType, line: dict, which: str) -> dict:
-    """A line with every verdict given anew from its texts; a first try that is right has no second one."""
+    """A line with every verdict given anew from its texts; a first try that is right keeps EVERY_ITEM's alone."""
     verdict = tasks.verify(task, line["attempt"], line["row"])._asdict()
-    second = {}
-    for control, entry in {} if tasks.is_right(verdict, which) else line["second"].items():
-        texts = entry.get("retries", [entry.get("retry")])
+    second, right = {}, tasks.is_right(verdict, which)
+    for control, entry in [each for each in line["second"].items() if not right or each[0] in EVERY_ITEM]:
+        texts = entry.get("tries", [entry.get("retry")])
         verdicts = [tasks.verify(task, text, line["row"])._asdict() for text in texts]
         best = next((one for one in verdicts if tasks.is_right(one, which)), verdicts[0])
-        second[control] = entry | {"verdict": best} | ({"verdicts": verdicts} if "retries" in entry else {})
+        second[control] = entry | {"verdict": best} | ({"verdicts": verdicts} if "tries" in entry else {})
     return line | {"verdict": verdict, "second": second}
 
 
@@ -64,6 +64,7 @@ def older(settings: Settings, folder: Path) -> dict[Key, dict]:
 def _bears_on_texts(task: ModuleType, begun: dict) -> dict:
     """What two evaluations must share so that equal rows, policies and decodings have equal texts."""
     names = "model_hash load_in_4bit shown chain_of_thought temperature attempt_tokens reflection_tokens".split()
+    names += ["generic", "forced_words", "outright_request"]
     if not hasattr(task, "EXAMPLE"):  # then only the task's file tells what its prompts are
         names.append("task_hash")
     adapter = {name.partition("/")[2]: sha for name, sha in begun["read"].items() if "/adapter/" in name}
@@ -72,7 +73,7 @@ def _bears_on_texts(task: ModuleType, begun: dict) -> dict:
 
 
 def vanilla(settings: Settings) -> dict[Key, dict]:
-    """The base model's lines, whose attempts and blind retries the reflector shares."""
+    """The base model's lines, whose attempts, blind and generic retries the reflector shares."""
     if settings.seed is None or "reflector" not in settings.policies:
         return {}
     base = settings.model_copy(update={"seed": None})
@@ -89,8 +90,8 @@ def given(policy: str, decoding: str, row: dict, older: dict[Key, dict], vanilla
     base = vanilla["vanilla", decoding, row["id"]]
     if known is not None and known["attempt"] == base["attempt"]:
         return known
-    shared = {"second": {"blind": base["second"]["blind"]} if base["second"] else {}}
-    return {name: value for name, value in base.items() if name != "from"} | shared
+    shared = {name: base["second"][name] for name in ("blind", "generic") if name in base["second"]}
+    return {name: value for name, value in base.items() if name != "from"} | {"second": shared}
 
 
 def adopted(lines: list[dict]) -> list[dict]:

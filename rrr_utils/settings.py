@@ -18,8 +18,10 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "data"
 #: who is evaluated: the base model; with the adapter everywhere (the paper's); with the adapter only while reflecting
 POLICIES = ("vanilla", "trained", "reflector")
-#: what precedes a second try: its own reflection; none; none, and the best of as many retries as cost the same tokens
-CONTROLS = ("own", "blind", "blind_budget")
+#: second tries; evaluation.py says what each is. Those of EVERY_ITEM are made where the first try is right too, and
+#: `forced` and `outright` by the base model alone
+CONTROLS = ("own", "blind", "generic", "swapped", "masked", "cut", "fresh", "always", "forced", "outright")
+EVERY_ITEM = ("always", "outright")
 
 Count = Annotated[int, Field(gt=0, le=10_000_000)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -85,6 +87,9 @@ class Settings(BaseModel):
     # evaluation; sampled is at the training temperature
     decodings: tuple[Literal["greedy", "sampled"], ...] = _knob(("greedy", "sampled"), "of all tries", min_length=1)
     policies: tuple[Literal["trained", "reflector"], ...] = _knob(("trained", "reflector"), "of a seed", min_length=1)
+    controls: tuple[Literal[CONTROLS], ...] = _knob(("own", "blind", "generic", "fresh"), "of a second try")
+    forced_words: str | None = _knob(None, "first words of the base model's reflection in control `forced`")
+    outright_request: str | None = _knob(None, "asks for what a reflection does, at once, in control `outright`")
     test_source: str | None = _knob(None, "other data for the test split, written like source; none is source")
 
     # how it fits the machine (presets); none of these changes what a result means
@@ -103,7 +108,7 @@ class Settings(BaseModel):
             raise ValueError("true and false are for settings that are switches")  # pydantic would read them as 1 and 0
         return value
 
-    @field_validator("seeds", "decodings", "policies")
+    @field_validator("seeds", "decodings", "policies", "controls")
     @classmethod
     def _no_value_twice(cls, values: tuple, info: Any) -> tuple:
         if len(set(values)) < len(values):
@@ -122,6 +127,8 @@ class Settings(BaseModel):
             raise ValueError(
                 f"micro_batch {self.micro_batch} does not divide {what}{each}: choose a divisor of {share}"
             )
+        if "own" not in self.controls:
+            raise ValueError("controls must hold 'own', the second try that the others are controls of")
         if self.objective == "answer" and "reflector" in self.policies:
             raise ValueError("objective 'answer' trains no reflections for a reflector: set policies to ['trained']")
         if self.lora_rank == 0 and "reflector" in self.policies:
@@ -142,15 +149,17 @@ class Settings(BaseModel):
 
 
 _DATA = "task model max_bad_rows chain_of_thought verdict temperature attempt_tokens load_in_4bit".split()
-_TRAIN = """seed objective reflection_tokens dev_items lora_rank lora_alpha steps failures_per_step reflections_per_failure
-retries_per_reflection retry_decoding retry_policy learning_rate learning_rate_schedule warmup beta loss_type
-max_grad_norm dev_every"""
+_TRAIN = """seed objective reflection_tokens dev_items lora_rank lora_alpha steps failures_per_step
+reflections_per_failure retries_per_reflection retry_decoding retry_policy learning_rate learning_rate_schedule warmup
+beta loss_type max_grad_norm dev_every"""
+_EVALUATE = "seed reflection_tokens test_items decodings policies controls forced_words outright_request"
 #: settings that decide what a stage's result is; everything else may differ between equal results
 STAGE_FIELDS: dict[str, tuple[str, ...]] = {
     "failures": (*_DATA, "train_queries", "dev_items", "rounds", "failures_per_query", "failures_wanted"),
     "train": (*_DATA, *_TRAIN.split()),
-    "evaluate": (*_DATA, "seed", "reflection_tokens", "test_items", "decodings", "policies"),
+    "evaluate": (*_DATA, *_EVALUATE.split()),
 }
+_OF_A_TASK = ("source", "test_source", "forced_words", "outright_request")
 #: settings of the machine that a folder is begun with and goes on with: they can change single texts
 KEPT_FIELDS = ("engine", "dtype", "micro_batch", "sample_batch")
 
@@ -177,8 +186,9 @@ def load(profile: str = "tiny", overrides: dict[str, Any] | None = None) -> Sett
     if not path.is_file():
         raise SettingsError(f"unknown profile '{profile}'{nearest(str(profile), profiles())}")
     values, overrides = dict(_read_yaml(path)), dict(overrides or {})
+    values.pop("why", None)  # the reasons for its values, for README
     if overrides.get("task", values.get("task")) != values.get("task"):
-        values = {k: v for k, v in values.items() if k not in ("source", "test_source")}  # its own task's
+        values = {k: v for k, v in values.items() if k not in _OF_A_TASK}  # the profile's are for its own task
     preset = overrides.get("preset", values.get("preset"))
     presets = _read_yaml(DATA / "presets.yaml")
     if preset is not None and preset not in presets:

@@ -174,7 +174,7 @@ class Record(TrainerCallback):
 
 
 def train(settings: Settings) -> None:
-    """Train on the collected failures (objective `answer`: on their queries), going on from the last checkpoint if there is one.
+    """Train on the collected failures (objective `answer`: on their queries), from the last checkpoint on, if any.
 
     An interrupt (Ctrl-C, JupyterLab's stop button) ends after the current step and saves; the same call goes on. Raises
     ResultsError where there are no failures, SettingsError where there are fewer than a step needs.

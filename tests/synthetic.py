@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from pathlib import Path
 
@@ -18,6 +19,8 @@ KINDS = {
     "trained": {"empty": 0.1, "search": 0.9},
     "reflector": {"empty": 0.1, "search": 0.9},
 }
+#: chance that a retry after a control is right; after the own reflection and blind the caller says it
+CHANCES = {"generic": 0.2, "swapped": 0.2, "masked": 0.25, "cut": 0.15, "always": 0.5, "forced": 0.5, "outright": 0.45}
 
 
 def problems(n: int) -> list[dict]:
@@ -39,22 +42,35 @@ def sample(
     def judged(text: str) -> dict:
         return countdown.verify(text, row)._asdict()
 
-    attempt, second = answer(row, first, rng), {}
+    def entry(text: str, right: bool, **more) -> dict:
+        retry = answer(row, right, rng)
+        told = {"reflection_tokens": len(text.split()), "truncated": False} if text else {}
+        return {"reflection": text, **told, "retry": retry, "retry_tokens": 9, "verdict": judged(retry), **more}
+
+    def luck(control: str) -> bool:
+        return rng.random() < CHANCES[control]
+
+    attempt, steps = answer(row, first, rng), corpus.steps(row["nums"])
+    kind = rng.choices(list(KINDS[policy]), list(KINDS[policy].values()))[0]
+    text, search = (corpus.reflection(name, row, steps, 0, rng)[0] for name in (kind, "search"))
+    second = {}
     if not first:
-        kind = rng.choices(list(KINDS[policy]), list(KINDS[policy].values()))[0]
-        steps = corpus.steps(row["nums"])
-        text, _ = corpus.reflection(kind, row, steps, 0, rng)
-        retry, other = answer(row, own, rng), answer(row, blind, rng)
-        more = [other, answer(row, rng.random() < 0.1, rng)]
-        verdicts = [judged(t) for t in more]
-        top = next((v for v in verdicts if v["correct"]), verdicts[0])
-        tokens = len(text.split())
+        tries = [answer(row, blind, rng), answer(row, rng.random() < 0.1, rng)]
+        verdicts = [judged(t) for t in tries]
         second = {
-            "own": {"reflection": text, "retry": retry, "verdict": judged(retry), "reflection_tokens": tokens,
-                    "retry_tokens": 9},
-            "blind": {"reflection": "", "retry": other, "verdict": judged(other), "retry_tokens": 9},
-            "blind_budget": {"retries": more, "verdicts": verdicts, "verdict": top, "tokens": 18},
+            "own": entry(text, own),
+            "blind": entry("", blind),
+            "generic": entry("Check every step.", luck("generic")),
+            "swapped": entry("Nothing is left of 1 and 2.", luck("swapped"), donor="another"),
+            "masked": entry(re.sub(r"\d+", "_", text), luck("masked")),
+            "cut": entry(" ".join(text.split()[:3]), luck("cut")),
+            "fresh": {"tries": tries, "verdicts": verdicts, "tokens": 18,
+                      "verdict": next((v for v in verdicts if v["correct"]), verdicts[0])},
         }  # fmt: skip
+    second["always"] = entry(text, luck("always") if first else own)
+    if policy == "vanilla":
+        second |= {} if first else {"forced": entry(search, luck("forced"))}
+        second["outright"] = entry(search, luck("outright"))
     return {
         "id": row["id"], "cluster": row["cluster"], "row": row, "policy": policy, "seed": seed, "decoding": decoding,
         "attempt": attempt, "attempt_tokens": 9, "verdict": judged(attempt), "second": second,
@@ -116,8 +132,13 @@ def write_runs(settings: Settings, seeds: tuple[int, ...] = (0, 1), n: int = 120
         if seed is not None:
             finish(one, "failures", {})
             lines, logged = training_log(rows, seed)
-            dev = [{"step": 0, "score": 0.1}, {"step": 30, "score": 0.5}]
-            finish(one, "train", {"training": lines, "reflections": logged, "dev": dev}, {"best_step": 30})
+            dev = [
+                {"step": step, "score": score, "greedy": score + 0.1, "sampled": score - 0.1, "n": 64,
+                 "completion_tokens": 20.0, "best": True} for step, score in ((0, 0.1), (30, 0.5))
+            ]  # fmt: skip
+            told = {"steps": 30, "best_step": 30, "dev_untrained": 0.1, "dev_best": 0.5, "dev_items": 64}
+            told |= {"seconds": 60.0, "generated_tokens": 30_000}
+            finish(one, "train", {"training": lines, "reflections": logged, "dev": dev}, told)
         policies = ("vanilla",) if seed is None else one.policies
         written = [samples(rows, policy, seed, decoding) for policy in policies for decoding in one.decodings]
         finish(one, "evaluate", {"samples": [line for lines in written for line in lines]}, summary)

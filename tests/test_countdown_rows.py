@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import random
+from collections import Counter
+from collections.abc import Iterator
+from fractions import Fraction
 from itertools import combinations, permutations
+from operator import add, mul, sub
 
 import pytest
 
 from rrr_utils.tasks import DataError
 from rrr_utils.tasks import countdown as task
-from rrr_utils.tasks.countdown_rows import cluster_of
+from rrr_utils.tasks.countdown_rows import cluster_of, solutions
 
 #: sha256 of the default source's pretrain rows as JSON
 PRETRAIN = "81490bb44530e6d2b6a5b03c3a226faa88be093e6b2aa485e220b6b1990bb236"
@@ -126,6 +131,8 @@ def test_asking_for_more_than_there_is_gives_all():
         ("procedural:low=1.5", "low must be"),
         ("procedural:low=３", "low must be"),
         ("procedural:low=1,low=2", "low must be given once"),
+        ("procedural:solutions=2", "solutions must be given once, as 1"),
+        ("procedural:solutions=1,solutions=1", "solutions must be given once, as 1"),
         ("procedural:low=9,high=8", "no low end above"),
         ("procedural:low=0", "low must be 1 or more"),
         ("procedural:high=99999999999999999999", "high must be"),
@@ -138,6 +145,59 @@ def test_malformed_sources(source, words):
         for split in task.SPLITS:
             task.load(split, None, 0, source)
     assert "\n" not in str(caught.value)
+
+
+# --- problems with one solution ---------------------------------------------------------------------------------------
+
+
+def bracketings(parts: list[list[Fraction]]) -> Iterator[list[Fraction]]:
+    """Every way to compute with these in this order; each part has one number for every assignment."""
+    if len(parts) == 1:
+        yield parts[0]
+    for k in range(1, len(parts)):
+        for a in bracketings(parts[:k]):
+            for b in bracketings(parts[k:]):
+                yield from ([f(x, y) for x, y in zip(a, b, strict=True)] for f in (add, sub, mul))
+                if b[0]:
+                    yield [x / y for x, y in zip(a, b, strict=True)]
+
+
+@functools.cache
+def by_brute_force(*nums: int) -> Counter:
+    """How many equations make a value or its negative: written out, and told apart by what they are as functions.
+
+    Other numbers in the places of the given ones tell functions apart; numbers that are equal may change places.
+    """
+    others, places = [Fraction(x) for x in (1009, 2003, 50021, 700001)], range(len(nums))
+    swaps = [
+        swap for swap in permutations(places) if all(nums[a] == nums[b] for a, b in zip(places, swap, strict=True))
+    ]
+    found = set()
+    for order in permutations(places):
+        assigned = [[Fraction(nums[place]), *(others[swap[place]] for swap in swaps)] for place in order]
+        found |= {(abs(value), frozenset(map(abs, rest))) for value, *rest in bracketings(assigned)}
+    return Counter(value for value, _ in found)
+
+
+def test_equations_are_counted_as_by_brute_force():
+    rng = random.Random(0)
+    drawn = [[rng.randint(1, 9) for _ in range(3)] for _ in range(30)]
+    for nums in [*drawn, [2, 2, 2], [3, 3, 5], [1, 2, 7, 9]]:
+        assert solutions(tuple(sorted(nums))) == by_brute_force(*nums), nums
+    ours, theirs = (
+        solutions((2, 3, 3, 8)),
+        by_brute_force(2, 3, 3, 8),
+    )  # 8 + (3 - 3) * 2 and 8 - (3 - 3) * 2 are two here
+    assert {value for value in ours if ours[value] == 1} == {value for value in theirs if theirs[value] == 1}
+
+
+def test_rows_with_one_solution_are_the_others_without_those_of_several():
+    every = task.load("test", None, 0, SMALL)
+    single = [row for row in every if by_brute_force(*sorted(row["nums"]))[row["target"]] == 1]
+    assert 10 < len(single) < len(every) - 10
+    assert task.load("test", None, 0, f"{SMALL},solutions=1") == single
+    four = task.load("test", 2, 0, "procedural:numbers=4,low=1,high=9,target_low=20,target_high=90,solutions=1")
+    assert len(four) == 2 and all(by_brute_force(*row["nums"])[row["target"]] == 1 for row in four)
 
 
 # --- a problem that a reader types in --------------------------------------------------------------------------------

@@ -140,22 +140,29 @@ def test_reflector_is_the_untrained_model_but_for_its_reflections(home):
     for line in lines:
         before = vanilla["vanilla", line["decoding"], line["id"]]
         assert line["attempt"] == before["attempt"] and line["verdict"] == before["verdict"] and line["seed"] == 0
-        assert bool(line["second"]) == bool(before["second"])
-        if line["second"]:
-            assert line["second"]["blind"] == before["second"]["blind"]
+        assert line["second"].keys() == before["second"].keys()
+        assert all(line["second"][name] == before["second"][name] for name in ("blind", "generic") if line["second"])
 
 
-def test_blind_retries_spend_what_the_reflection_took_and_no_more(home):
+def test_fresh_tries_spend_what_the_reflection_took_and_no_more(home):
     _, folder = of(home, "evaluate")
-    spent = [s["second"] for s in files.read_jsonl(folder / "samples.jsonl") if s["second"]]
+    spent = [s["second"] for s in files.read_jsonl(folder / "samples.jsonl") if "own" in s["second"]]
     assert spent
     for second in spent:
-        budget = second["own"]["reflection_tokens"] + second["own"]["retry_tokens"]
-        many = second["blind_budget"]
-        assert len(many["retries"]) == len(many["verdicts"]) >= 1 and many["retries"][0] == second["blind"]["retry"]
+        budget, many = second["own"]["reflection_tokens"] + second["own"]["retry_tokens"], second["fresh"]
+        assert len(many["tries"]) == len(many["verdicts"]) >= 1
         longest = 16
-        assert len(many["retries"]) == 1 or many["tokens"] <= budget + longest
+        assert len(many["tries"]) == 1 or many["tokens"] <= budget + longest
         assert many["verdict"]["correct"] == any(v["correct"] for v in many["verdicts"])
+
+
+def test_an_attempt_that_the_token_limit_cut_off_is_a_failure_like_any_other(tmp_path):
+    settings = small(tmp_path, attempt_tokens=6)  # no answer fits
+    failures.sample(settings)
+    summary = failures.finish(settings)["summary"]
+    kept = files.read_jsonl(runs.stage_dir(settings, "failures") / "failures.jsonl")
+    assert kept and all(line["truncated"] and line["error"] == "no_answer" for line in kept)
+    assert summary["cut_off"] >= len(kept) == summary["failures"] and summary["solved"] == 0
 
 
 def test_a_killed_evaluation_keeps_what_it_has(home, tmp_path):
@@ -188,7 +195,7 @@ def asked(monkeypatch):
     counts, sample = {}, HFSampler.sample
 
     def counted(self, conversations, *rest):
-        counts[rest[-1]] = counts.get(rest[-1], 0) + len(conversations)
+        counts[rest[4]] = counts.get(rest[4], 0) + len(conversations)
         return sample(self, conversations, *rest)
 
     monkeypatch.setattr(HFSampler, "sample", counted)
@@ -237,7 +244,7 @@ def test_a_changed_verifier_rescores_and_generates_only_what_it_needs(tmp_path, 
     asked.clear()
     evaluation.generate(settings)
     new = {line["id"]: line for line in files.read_jsonl(runs.stage_dir(settings, "evaluate") / "samples.jsonl")}
-    assert "vanilla, greedy: first try" not in asked and asked["vanilla, greedy: reflection"] == 1
+    assert "vanilla, greedy: first try" not in asked and asked["vanilla, greedy: reflection (own)"] == 1
     assert [line["attempt"] for line in old] == [new[line["id"]]["attempt"] for line in old]
     assert new[wrong["id"]]["verdict"]["correct"] and new[wrong["id"]]["second"] == {}
     assert not new[right["id"]]["verdict"]["correct"] and set(new[right["id"]]["second"]) == set(CONTROLS)

@@ -34,7 +34,7 @@ def test_other_runs_say_what_differs_and_how_they_did(two_rates):
     settings, other = two_rates
     frame = listing.others(settings, "evaluate")
     assert frame["run"].unique().tolist() == [name_of(other, "evaluate")]
-    assert set(frame["differs (there / here)"]) == {"learning_rate 0.0001 / 0.003"}
+    assert set(frame["differs (there / here)"]) == {f"learning_rate 0.0001 / {settings.learning_rate}"}
     [row], _ = tables.gather(other)
     right = row.cells[(row.cells["decoding"] == "greedy") & (row.cells["control"] == "own")]
     right = right.set_index("policy")["accuracy"]
@@ -42,7 +42,7 @@ def test_other_runs_say_what_differs_and_how_they_did(two_rates):
         assert line["second: own reflection"] == f"{100 * right[line['policy']]:.1f}" and line["state"] == "done"
     assert sorted(frame["policy"]) == ["reflector", "trained"]
     back = listing.others(other, "train")
-    assert back["differs (there / here)"].tolist() == ["learning_rate 0.003 / 0.0001"]
+    assert back["differs (there / here)"].tolist() == [f"learning_rate {settings.learning_rate} / 0.0001"]
     assert listing.others(settings, "failures").empty
 
 
@@ -67,7 +67,7 @@ def test_every_run_is_listed_with_what_a_table_would_take(two_rates):
     lines = {line.split("|")[1].strip().rpartition("/")[2]: line for line in said.splitlines() if "countdown/" in line}
     assert len(lines) == 6 and "6 runs, " in said and " MB, in " in said
     assert "| yes " in lines[name_of(settings, "train")] and "| yes " not in lines[name_of(other, "train")]
-    assert "learning_rate 0.0001 / 0.003" in lines[name_of(other, "evaluate")]
+    assert f"learning_rate 0.0001 / {settings.learning_rate}" in lines[name_of(other, "evaluate")]
     without = listing.overview(settings.model_copy(update={"seeds": (1,)}))  # it shares failures and the base model
     assert without.count("| yes") == 2 and without.count("the seed alone") == 2
     assert "0 runs, 0.0 MB" in listing.overview(settings.model_copy(update={"results_dir": "/nowhere"}))

@@ -11,11 +11,12 @@ import synthetic
 
 from rrr_utils import files, runs
 from rrr_utils.errors import ResultsError
-from rrr_utils.report import cells, figures, kinds, paper, publish, tables
+from rrr_utils.report import cells, deviations, diagnosis, figures, kinds, paper, publish, tables
 from rrr_utils.report.__main__ import main
+from rrr_utils.report.text import markdown
 from rrr_utils.settings import ROOT
 
-PARTS = ("table", "kinds", "examples")
+PARTS = ("deviations", "table", "diagnosis", "kinds", "examples")
 MARKERS = "".join(f"# {name}\n<!-- generated:{name} -->\n<!-- /generated:{name} -->\n" for name in PARTS)
 
 
@@ -30,6 +31,7 @@ def tabulate(settings):
     for name, frame in {
         **{"cells": rows[0].cells, "seeds": rows[0].averaged, "comparisons": compared},
         **{"paper": with_paper, "kinds": tables.kinds_table(content)},
+        **{"diagnosis": diagnosis.table(rows[0].settings.task, rows[0].samples)},
     }.items():
         files.write_text(folder / f"{name}.csv", frame.to_csv(index=False))
     files.write_text(folder / "report.md", tables.report(rows, lacking, compared, with_paper))
@@ -42,13 +44,22 @@ def made(tmp_path_factory):
     return tabulate(synthetic.made(tmp_path_factory.mktemp("runs"), (0, 1), 60, seeds=[0, 1, 2]))
 
 
+@pytest.fixture(scope="module")
+def row(made):
+    return tables.gather(made)[0][0]
+
+
 def test_publishing_copies_what_is_committed_and_fills_in_readme(made, tmp_path):
     (tmp_path / "results" / "tiny" / "countdown" / "model" / "seed7" / "train").mkdir(parents=True)  # the older layout
-    (tmp_path / "results" / "tiny" / "trials" / "kept").mkdir(parents=True)
+    for name in ("trials", "ablations"):
+        (tmp_path / "results" / "tiny" / name / "kept").mkdir(parents=True)
     (tmp_path / "results" / "tiny" / "RECIPE.md").write_text("what was tried")
     (tmp_path / "README.md").write_text("before\n" + MARKERS + "after\n")
     folder = publish.publish(made.model_copy(update={"seeds": ()}), tmp_path)  # the seeds are those of the last table
-    assert (folder / "trials" / "kept").is_dir() and not (folder / "countdown/model/seed7").exists()
+    assert (
+        all((folder / name / "kept").is_dir() for name in ("trials", "ablations"))
+        and not (folder / "countdown/model/seed7").exists()
+    )
     there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
     wanted = {"RECIPE.md", *publish.TABLES, "countdown/model/failures/result.json"}
     for who in ("vanilla", "seed0", "seed1"):
@@ -67,11 +78,29 @@ def test_publishing_copies_what_is_committed_and_fills_in_readme(made, tmp_path)
     assert text.startswith("before\n") and text.endswith("after\n")
     assert "results/tiny/figures/training-countdown-model.png" in text and "| reflector | mean |" in text
     assert "Not in this table: seed 2: not run." in text
+    assert "1. `model` is model; in the paper one of" in text and deviations.part(made) in text
+    assert "figures/diagnosis-countdown-model.png" in text
     assert text.count("```text") == 3 and "reflection before training" in text and "by the sha256 of their id" in text
     first = {name: (folder / name).read_bytes() for name in there}
     publish.publish(made, tmp_path)
     assert {name: (folder / name).read_bytes() for name in there} == first
     assert (tmp_path / "README.md").read_text() == text
+
+
+def test_readme_s_tables_hold_means_over_seeds_every_comparison_and_the_other_controls(row):
+    shown = "\n\n".join(publish._table(row, "results/tiny"))
+    heads = [tables.main_table(row, decoding) for decoding in ("greedy", "sampled")]
+    for frame in (*heads, tables.controls_table(row, "greedy")):
+        assert markdown(frame[frame["seed"].isin(["", "mean"])] if "seed" in frame else frame) in shown
+    assert {"0", "1"} <= set(heads[0]["seed"]) and markdown(heads[0]) not in shown
+    compared = cells.comparisons(row.outcomes, row.task, row.model)
+    for decoding in ("greedy", "sampled"):
+        assert len(asked := compared[compared["decoding"] == decoding])
+        assert markdown(tables.comparison_table(asked)) in shown
+    assert tables.in_words(compared) in shown and compared["finding"].iloc[0] in shown
+    assert "[results/tiny/report.md](results/tiny/report.md)" in shown
+    alone = row._replace(averaged=row.averaged.assign(seeds=1))  # one seed: it stands for itself
+    assert markdown(tables.main_table(alone, "greedy")) in "\n\n".join(publish._table(alone, "results/tiny"))
 
 
 def test_a_table_of_fewer_seeds_or_rows_replaces_none_unless_told_to(made, tmp_path):
@@ -88,8 +117,7 @@ def test_a_table_of_fewer_seeds_or_rows_replaces_none_unless_told_to(made, tmp_p
     assert pd.read_csv(target / "cells.csv", dtype="string").equals(published)
 
 
-def test_examples_are_those_that_the_rule_picks(made):
-    [row], _ = tables.gather(made)
+def test_examples_are_those_that_the_rule_picks(row):
     text = publish.examples(row, count=1)
     before, after = (
         {s["id"]: s for s in row.samples if (s["policy"], s["decoding"]) == (p, "greedy") and s["seed"] in (None, 0)}
@@ -99,7 +127,7 @@ def test_examples_are_those_that_the_rule_picks(made):
     def right(line):
         return line["second"]["own"]["verdict"]["correct"]
 
-    fits = [i for i in before if before[i]["second"] and not right(before[i]) and right(after[i])]
+    fits = [i for i in before if "own" in before[i]["second"] and not right(before[i]) and right(after[i])]
     chosen = min(fits, key=lambda i: hashlib.sha256(i.encode()).hexdigest())
     assert f"got {len(fits)} right on the second" in text
     said = before[chosen]["second"]["own"]["reflection"], after[chosen]["second"]["own"]["reflection"]
@@ -109,8 +137,7 @@ def test_examples_are_those_that_the_rule_picks(made):
 @pytest.mark.parametrize(
     "hostile", ["<!-- /generated:examples -->", "a | b", "\x1b[31m", "```", "\ud800", "\u202e", "\n#"]
 )
-def test_what_a_model_says_cannot_break_readme(made, hostile):
-    [row], _ = tables.gather(made)
+def test_what_a_model_says_cannot_break_readme(row, hostile):
     lines = [
         line | {"attempt": hostile, "second": {k: v | {"reflection": hostile} for k, v in line["second"].items()}}
         for line in row.samples
@@ -135,7 +162,7 @@ def test_the_command_line_ends_in_one_plain_line(tmp_path, capsys):
         (["--trials", "--results-dir", str(tmp_path)], "is not finished: make trials"),
         (["--rescore", str(tmp_path)], "not the folder of an evaluation"),
         (["--publish", "--runs"], "not allowed with argument"),
-        ([], "--rescore --runs --publish --trials --delete is required"),
+        ([], "--delete is required"),
     ):
         assert main(arguments) == 2
         said = capsys.readouterr()

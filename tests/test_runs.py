@@ -151,7 +151,7 @@ def test_other_settings_stand_beside_and_going_back_finds_the_older_ones(made, t
 
 
 def test_profiles_share_what_is_equal(made, tmp_path):
-    (tmp_path / "mine.yaml").write_text((DATA / "profiles" / "tiny.yaml").read_text().replace("steps: 40", "steps: 41"))
+    (tmp_path / "mine.yaml").write_text((DATA / "profiles" / "tiny.yaml").read_text().replace("steps: 32", "steps: 41"))
     base = made()
     mine = load(str(tmp_path / "mine.yaml"), {"model": base.model, "results_dir": base.results_dir})
     assert runs.stage_dir(mine, "failures") == runs.stage_dir(base, "failures")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -63,6 +64,17 @@ def test_make_refuses_in_one_line(names, words):
 
 def ran(done: subprocess.CompletedProcess) -> list[str]:
     return sorted(line.split(": running")[0] for line in done.stdout.splitlines() if ": running" in line)
+
+
+def test_ablations_ask_for_each_run_of_their_studies_once_and_for_no_tables(snakemake, given):
+    words = [*snakemake(), "ablations=1", "--quiet", "rules", "--dry-run", "--", "ablations"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    counts = dict(re.findall(r"^(\w+) +([0-9]+)$", said, re.MULTILINE))
+    # three kinds of problems for the base model; three seeds of four trainings and of these on two more kinds of problems
+    assert counts == {"evaluate": "21", "failures": "1", "train": "12", "ablations": "1", "total": "35"}
+    assert not list(runs.root(given[1]()).glob("*/*/*/result.json"))
 
 
 @pytest.mark.slow

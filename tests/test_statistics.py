@@ -55,6 +55,74 @@ def test_bootstrap_covers_the_true_mean_where_items_of_a_cluster_go_together():
     assert naive < covered - 6  # what ignoring clusters would have claimed
 
 
+def of_seeds(rng: np.random.Generator, seeds: int, spread: float) -> tuple[np.ndarray, np.ndarray]:
+    """Right or wrong, seeds x 200 items in 40 clusters; seeds, clusters and each seed's clusters vary about 0.5."""
+    rate = 0.5 + spread * rng.normal(size=(seeds, 1)) + 0.15 * rng.normal(size=40) + 0.1 * rng.normal(size=(seeds, 40))
+    clusters = np.repeat(np.arange(40), 5)
+    return (rng.random((seeds, 200)) < rate[:, clusters]).astype(float), clusters
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize("spread", [0.0, 0.03, 0.1])
+def test_intervals_over_seeds_cover_the_mean_of_all_seeds_and_those_of_items_alone_do_not(seeds, spread, monkeypatch):
+    monkeypatch.setattr(statistics, "RESAMPLES", 400)
+    rng, covered, items_alone = np.random.default_rng(seeds), 0, 0
+    for _ in range(250):
+        values, clusters = of_seeds(rng, seeds, spread)
+        low, high = statistics.cluster_bootstrap(values, clusters)
+        covered += low <= 0.5 <= high
+        low, high = statistics.cluster_bootstrap(values.mean(axis=0), clusters)
+        items_alone += low <= 0.5 <= high
+    assert 0.92 <= covered / 250 <= 0.995
+    assert items_alone / 250 < {0.0: 1.0, 0.03: covered / 250, 0.1: 0.8}[spread]
+
+
+def test_one_seed_is_resampled_by_items_only():
+    values, clusters = of_seeds(np.random.default_rng(0), 1, 0.1)
+    assert statistics.cluster_bootstrap(values, clusters) == statistics.cluster_bootstrap(values[0], clusters)
+    both = [statistics.paired_difference(one, values[0] * 0, clusters) for one in (values, values[0])]
+    assert both[0] == both[1]
+
+
+def test_seeds_that_agree_leave_the_interval_of_items_and_those_that_do_not_widen_it():
+    values, clusters = of_seeds(np.random.default_rng(0), 1, 0.1)
+    alike = statistics.cluster_bootstrap(np.repeat(values, 3, axis=0), clusters)
+    assert alike == pytest.approx(statistics.cluster_bootstrap(values[0], clusters), abs=1e-9)
+    apart = np.array([values[0], np.zeros(200), np.ones(200)])
+    low, high = statistics.cluster_bootstrap(apart, clusters)
+    assert high - low > 1  # 3 seeds at 0, 0.5 and 1 say next to nothing
+
+
+def test_a_pooled_difference_flips_clusters_of_the_mean_over_seeds():
+    rng = np.random.default_rng(1)
+    a, clusters = of_seeds(rng, 3, 0.0)
+    b = of_seeds(rng, 1, 0.0)[0]
+    test = statistics.paired_difference(a, b, clusters)
+    mean = (a - b).mean(axis=0)
+    sums = np.array([mean[clusters == c].sum() for c in range(40)])
+    assert test.p == pytest.approx(statistics.sign_flip_p(np.round(3 * sums)))
+    assert (test.a_only, test.b_only) == ((mean > 0).sum(), (mean < 0).sum())
+    assert test.difference == pytest.approx(mean.mean()) and (test.n, test.clusters) == (200, 40)
+    with pytest.raises(ValueError, match="same items on both sides"):
+        statistics.paired_difference(a, a[:2], clusters)
+
+
+def test_holm_is_the_textbooks_whatever_the_order():
+    assert statistics.holm([0.04, 0.01, 0.03, 0.005]) == pytest.approx([0.06, 0.03, 0.06, 0.02])
+    assert statistics.holm([0.6, 0.9]) == [1.0, 1.0] and statistics.holm([]) == []
+
+
+def test_what_could_have_been_seen_is_seen_four_times_in_five(monkeypatch):
+    monkeypatch.setattr(statistics, "RESAMPLES", 400)
+    rng, seen, told = np.random.default_rng(0), 0, []
+    for _ in range(300):  # 100 items with a spread of 1, whose means lie 2.8 standard errors from 0
+        low, high = statistics.cluster_bootstrap(rng.normal(0.28, 1, 100), range(100))
+        seen += low > 0
+        told.append(statistics.detectable(low, high))
+    assert 0.74 < seen / 300 < 0.86 and np.mean(told) == pytest.approx(0.28, abs=0.01)
+    assert np.isnan(statistics.detectable(0.0, 0.0))
+
+
 def test_values_and_clusters_must_match():
     with pytest.raises(ValueError, match="one cluster for each value"):
         statistics.cluster_bootstrap([1, 0], ["a"])

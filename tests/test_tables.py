@@ -17,6 +17,8 @@ from rrr_utils.errors import ResultsError
 from rrr_utils.report import cells, kinds, tables, text
 from rrr_utils.settings import CONTROLS, POLICIES, ROOT
 
+SEEN = ["second: own reflection", "second: blind"]  # with no failure there is no telling what else was run
+
 
 @pytest.fixture(scope="module")
 def run_by_notebook(tmp_path_factory):
@@ -36,14 +38,24 @@ def test_notebook_04_and_rescoring_need_no_torch(run_by_notebook):
     assert runs.done(settings, "tables")["summary"]["lacking"] == {"seed 2": "not run"}
     assert "countdown, model: base model, seed 0, seed 1; 50 test problems" in said
     frame = pd.read_csv(folder / "cells.csv")
-    assert list(frame.columns) == cells.CELLS and len(frame) == 5 * 2 * 4
+    assert list(frame.columns) == cells.CELLS and len(frame) == 2 * (1 + len(CONTROLS)) + 4 * 2 * (
+        1 + len(CONTROLS) - 2
+    )  # forced, outright: the base model's
     assert list(pd.read_csv(folder / "comparisons.csv").columns) == cells.COMPARISONS
     written = (folder / "report.md").read_text()
     for piece in (
-        *("greedy decoding", "sampled decoding", "reflector/1/second/own-blind", "45.0 (S) / not run", "recovery rate"),
+        *(
+            "greedy decoding",
+            "sampled decoding",
+            "reflecting beats a fixed hint",
+            "In words",
+            "45.0 (S) / not run",
+            "recovery rate",
+        ),
         "Not in this table: seed 2: not run.",
     ):
         assert piece in written
+    assert "another problem's" in written and "in 2 of 2 seeds" in written and " nan" not in written
     assert max(len(line) for line in written.splitlines()) < 160
     assert "changed their verdict" in said and "evaluate-seed1-" in said
 
@@ -51,7 +63,7 @@ def test_notebook_04_and_rescoring_need_no_torch(run_by_notebook):
 def test_cells_for_people_who_plot_are_those_of_the_last_tables_or_the_published_ones(run_by_notebook, tmp_path):
     settings, _ = run_by_notebook
     frame = report.load("tiny", settings.results_dir)
-    assert len(frame) == 40 and set(frame["control"]) == {"", *CONTROLS} and frame["seed"].isna().sum() == 8
+    assert set(frame["control"]) == {"", *CONTROLS} and frame["seed"].isna().sum() == 2 * (1 + len(CONTROLS))
     published = report.load("tiny", str(tmp_path))
     assert set(published["model"]) == {"embedded"}
     with pytest.raises(ResultsError, match="make reproduce PROFILE=nothing"):
@@ -110,9 +122,9 @@ def test_a_table_says_where_its_rows_were_not_run_alike(tmp_path):
     [row], _ = tables.gather(settings)
     assert row.notes == [
         "train was run with dtype float32 (seed 0), bfloat16 (seed 1)",
-        "train was run with sample_batch 256 (seed 0), 8 (seed 1)",
+        f"train was run with sample_batch {settings.sample_batch} (seed 0), 8 (seed 1)",
         "evaluate was run with dtype float32 (base model, seed 0), bfloat16 (seed 1)",
-        "evaluate was run with sample_batch 256 (base model, seed 0), 8 (seed 1)",
+        f"evaluate was run with sample_batch {settings.sample_batch} (base model, seed 0), 8 (seed 1)",
         "seed 1 has 7 lines from evaluate-seed1-0123abcd",
     ]
     written = tables.report([row], {}, cells.comparisons(row.outcomes, "t", "m"), pd.DataFrame({"task": []}))
@@ -131,23 +143,69 @@ def test_names_of_policies_and_tries_have_one_place():
     assert list(text.TRIES) == [("first", ""), *(("second", control) for control in CONTROLS)]
 
 
-def test_the_recovery_rate_is_the_share_of_failures_that_the_retry_recovers(tmp_path):
-    [row], _ = tables.gather(synthetic.made(tmp_path, (0,), 60))
-    table = tables.main_table(row).set_index("policy")
+def test_the_recovery_rate_is_of_the_base_models_failures_for_every_policy(tmp_path):
+    [row], _ = tables.gather(synthetic.made(tmp_path, (0, 1), 60))
+    lines = [line for line in row.samples if line["decoding"] == "greedy"]
+    failed = {x["id"] for x in lines if x["policy"] == "vanilla" and not x["verdict"]["correct"]}
+    table = tables.main_table(row).set_index(["policy", "seed"])["recovery rate"]
+    for (policy, seed), rate in table.items():
+        own = [x for x in lines if x["policy"] == policy and x["id"] in failed and seed in ("mean", "", str(x["seed"]))]
+        right = [x["verdict"]["correct"] or x["second"]["own"]["verdict"]["correct"] for x in own]
+        assert rate == f"{100 * sum(right) / len(right):.1f}" and len(right) == len(failed) * (
+            2 if seed == "mean" else 1
+        )
+    alone = row._replace(outcomes=row.outcomes[row.outcomes["policy"] != "vanilla"])
+    assert set(tables.main_table(alone)["recovery rate"]) == {""}  # nothing to be of the same items as
     content = kinds.table("countdown", row.samples)
     greedy = content[content["decoding"] == "greedy"]
-    for policy, rate in greedy.groupby("policy")["recovered"].mean().items():
-        assert table.loc[policy, "recovery rate"] == f"{100 * rate:.1f}"
     assert tables.kinds_table(content)["reflections"].sum() == len(greedy)
+
+
+def test_a_first_try_that_training_mends_counts_as_recovered(tmp_path):
+    [row], _ = tables.gather(synthetic.made(tmp_path, (0,), 20))
+    here = row.outcomes["policy"] == "trained"
+    mended = row.outcomes.assign(
+        first=row.outcomes["first"].where(~here, 1.0), own=row.outcomes["own"].where(~here, 1.0)
+    )
+    table = tables.main_table(row._replace(outcomes=mended)).set_index("policy")
+    assert table.loc["trained", "recovery rate"] == "100.0"
+
+
+def test_the_headline_table_and_the_other_controls_hold_every_second_try_once(tmp_path):
+    [row], _ = tables.gather(synthetic.made(tmp_path, (0, 1), 20))
+    head, others = tables.main_table(row), tables.controls_table(row, "sampled")
+    titles = [text.TRIES["first", ""], *(text.TRIES["second", name] for name in text.HEADLINE)]
+    assert list(head.columns) == ["policy", "seed", *titles, "recovery rate"]
+    assert others["second try"].tolist() == [text.SECOND[name] for name in CONTROLS if name not in text.HEADLINE[1:]]
+    mean = row.averaged.set_index(["policy", "decoding", "control"]).loc["trained", "sampled", "masked"]
+    shown = others.set_index("second try")["trained"]
+    assert shown[text.SECOND["masked"]].startswith(f"{100 * mean['accuracy']:.1f} [")
+    assert shown[text.SECOND["forced"]] == ""
+    few = row._replace(averaged=row.averaged[row.averaged["control"].isin(["", "own", "blind"])])
+    assert tables.controls_table(few).empty
+    few = few._replace(cells=row.cells[row.cells["control"].isin(["", "own", "blind"])])
+    assert list(tables.main_table(few).columns) == ["policy", "seed", *titles[:3], "recovery rate"]
+
+
+def test_comparisons_are_printed_with_what_they_say(tmp_path):
+    [row], _ = tables.gather(synthetic.made(tmp_path, (0, 1), 60))
+    compared = cells.comparisons(row.outcomes, row.task, row.model)
+    table = tables.comparison_table(compared)
+    assert len(table) == 10 and table["question"].tolist() == 2 * list(cells.QUESTIONS)
+    first = compared.iloc[0]
+    assert table.loc[0, "single seeds"] == f"{100 * first['lowest']:+.1f} to {100 * first['highest']:+.1f}"
+    said = tables.in_words(compared).splitlines()
+    assert said[0] == f"- training improves the second try (trained, greedy): {first['finding']}"
+    assert said[-1] == "- training improves the first try (trained, sampled): no difference in any item"
 
 
 def test_all_right_at_first_leaves_nothing_to_recover(tmp_path):
     [row], _ = tables.gather(synthetic.made(tmp_path, (), 20))
     right = [line | {"second": {}, "verdict": {"correct": True, "lenient": True}} for line in row.samples]
-    counted = cells.cells(right, row.task, row.model, "h")
-    averaged = cells.over_seeds(cells.outcomes(right), row.task, row.model)
-    table = tables.main_table(row._replace(cells=counted, averaged=averaged))
-    assert table["recovery rate"].tolist() == ["0.0"] and table["second: blind, same tokens"].tolist() == [""]
+    counted, outcomes = cells.cells(right, row.task, row.model, "h"), cells.outcomes(right)
+    averaged = cells.over_seeds(outcomes, row.task, row.model)
+    table = tables.main_table(row._replace(cells=counted, averaged=averaged, outcomes=outcomes))
+    assert table["recovery rate"].tolist() == [""] and list(table.columns)[2:] == ["first try", *SEEN, "recovery rate"]
 
 
 @pytest.mark.parametrize("hostile", ["a\x1b[31m|b", "<script>x</script>", "<!-- -->\n```"])

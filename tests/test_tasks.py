@@ -115,6 +115,10 @@ def test_unknown_names(name, words):
         ("VERSION = 1", "VERSION = 1\nKINDS = ('a',)", "has KINDS, so it also needs kind(reflection, row)"),
         ("VERSION = 1", "VERSION = 1\nkind = 'a'", "kind must be a function kind(reflection, row), not str"),
         ("def prompt(row)", "def flaw():\n    pass\n\n\ndef prompt(row)", "flaw must take flaw(row)"),
+        ("VERSION = 1", "VERSION = 1\nGENERIC = ('Try.',)", "GENERIC must be of type str, not tuple"),
+        ("def prompt(row)", "def mask(row):\n    pass\n\n\ndef prompt(row)", "mask must take mask(reflection, row)"),
+        ("def prompt(row)", "def answer_of(row):\n    pass\n\n\ndef prompt(row)", "must take answer_of(text, row)"),
+        ("VERSION = 1", "VERSION = 1\nwrong_in = ''", "wrong_in must be a function wrong_in(reflection, row), not str"),
         ("VERSION = 1", "VERSION = = 1", "cannot be loaded: SyntaxError"),
         ("VERSION = 1", "raise SystemExit(3)", "cannot be loaded: SystemExit: 3"),
         ("VERSION = 1", "raise RuntimeError('two\\nlines')", "cannot be loaded: RuntimeError: two lines"),
@@ -238,3 +242,41 @@ def test_needs_neither_torch_nor_datasets():
         check=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "gives", "words"),
+    [
+        ("mask", "None", "mask gave None: it must be text"),
+        ("kind", "'c'", "kind gave 'c': it must be one of KINDS"),
+        ("answers_in", "'30'", "answers_in gave '30': it must be a list of passages of the text"),
+        ("answers_in", "['31']", "answers_in gave ['31']: it must be a list of passages of the text"),
+        ("answers_in", "['']", "answers_in gave ['']"),
+        ("wrong_in", "(text,)", "wrong_in gave ('30',)"),
+        ("answer_of", "30", "answer_of gave 30: it must be text"),
+        ("mask", "1 / 0", "mask raised ZeroDivisionError"),
+    ],
+)
+def test_what_an_optional_name_gives_is_checked(name, gives, words):
+    task = SimpleNamespace(__name__="sums", KINDS=("a", "b"), **{name: lambda text, row: eval(gives, {"text": text})})
+    with pytest.raises(tasks.DataError) as caught:
+        tasks.told(task, name, "30", {"id": "r7"})
+    assert str(caught.value).startswith(f"task 'sums', row 'r7': {words}")
+
+
+def test_an_optional_name_that_breaks_its_rules_is_found_before_any_model_is_loaded(tmp_path):
+    (tmp_path / "sums.py").write_text(WHOLE + "\n\ndef mask(reflection, row):\n    return None\n")
+    with pytest.raises(tasks.DataError, match="row '0': mask gave None"):
+        tasks.load(tasks.get(str(tmp_path / "sums.py")), "train", 5)
+
+
+def test_cut_goes_on_until_nothing_is_left_to_cut_and_only_joins_spaces():
+    def task(*wanted):
+        return SimpleNamespace(__name__="words", answers_in=lambda text, row: [w for w in wanted if w in text])
+
+    assert tasks.cut(task("b"), "a b c  d", {}) == "a c  d"
+    assert tasks.cut(task("ab"), "x aabb y", {}) == "x y"  # the first cut makes a second one
+    assert tasks.cut(task("d", "b"), "a b c d", {}) == "a c "  # in any order
+    assert tasks.cut(task("b c", "c d"), "a b c d", {}) == "a d"  # overlapping
+    assert tasks.cut(task("a"), "a\n\n a", {}) == "\n\n "
+    assert tasks.cut(task("z"), " a  b ", {}) == " a  b "

@@ -1,10 +1,10 @@
-"""Results without a model: verdicts again, the list of runs, publishing, the record of trials."""
+"""Results without a model: verdicts again, the list of runs, publishing, the records of trials and ablations."""
 
 import argparse
 import sys
 
 from rrr_utils.errors import PLAIN, SettingsError
-from rrr_utils.report import cells, listing, publish, trials
+from rrr_utils.report import ablations, cells, listing, publish, trials
 from rrr_utils.settings import load
 
 
@@ -21,6 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     action.add_argument("--runs", action="store_true", help="list every run, with what differs from the profile")
     action.add_argument("--publish", action="store_true", help="copy the tables and their runs to results/<profile>/")
     action.add_argument("--trials", action="store_true", help="the record of data/trials.yaml in results/<profile>/")
+    action.add_argument("--ablations", action="store_true", help="the record of data/ablations.yaml, likewise")
     action.add_argument("--delete", metavar="NAME", nargs="+", default=[], help="remove these runs, list the others")
     parser.add_argument("--task", metavar="FILE", help="with --rescore: where your own task's .py file lies now")
     parser.add_argument("--force", action="store_true", help="with --publish: even if rows get lost")
@@ -35,6 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"published to {publish.publish(settings, force=given.force)}")
         elif given.trials:
             print(trials.record(settings).to_string(index=False))
+        elif given.ablations:
+            print(ablations.record(settings).read_text(encoding="utf-8"))
         else:
             print("\n".join([*listing.delete(settings, given.delete), listing.overview(settings)]))
     except (*PLAIN, OSError) as error:

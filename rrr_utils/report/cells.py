@@ -2,7 +2,7 @@
 
     samples.jsonl -> outcomes (a row per item, policy and decoding) -> cells.csv, comparisons.csv (columns: README)
 
-A second try counts "right at first or right on the retry", over all items.
+A second try counts "right at first or right on the retry", over all items; one of EVERY_ITEM counts what it is alone.
 """
 
 from collections.abc import Iterable
@@ -14,30 +14,38 @@ import pandas as pd
 from rrr_utils import files, runs, samples, tasks
 from rrr_utils.errors import ResultsError
 from rrr_utils.report import statistics
-from rrr_utils.settings import CONTROLS, POLICIES, Settings
+from rrr_utils.settings import CONTROLS, EVERY_ITEM, POLICIES, Settings
 
 COUNTED = ["accuracy", "ci_low", "ci_high", "clusters"]
 PLACE = ["task", "model", "policy", "seed", "decoding", "attempt", "control"]
 CELLS = [*PLACE, "n", "correct", *COUNTED, "identity_hash"]
 AVERAGED = [*(name for name in PLACE if name != "seed"), "n", *COUNTED, "seeds", "lowest", "highest"]
-COMPARISONS = ["task", "model", "decoding", "a", "b", *statistics.Comparison._fields]
+_TEST = "difference ci_low ci_high p p_holm seeds lowest highest detectable a_only b_only n clusters finding"
+COMPARISONS = ["task", "model", "decoding", "question", "a", "b", *_TEST.split()]
 KEY = ["policy", "seed", "decoding"]
-GAIN = "own-blind"  # what a retry brings after the own reflection, over a blind one: in comparisons only
+#: the comparisons, in words: a try of the trained policy (a), and whose try it is held against (b; none: its own)
+QUESTIONS = {
+    "training improves the second try": (("second", "own"), "vanilla", ("second", "own")),
+    "reflecting beats trying again": (("second", "own"), None, ("second", "blind")),
+    "reflecting beats a fixed hint": (("second", "own"), None, ("second", "generic")),
+    "reflecting beats new first tries for the same tokens": (("second", "own"), None, ("second", "fresh")),
+    "training improves the first try": (("first", ""), "vanilla", ("first", "")),
+}
 Tries = dict[tuple[str, str], pd.Series]  # by attempt and control
 
 
 def outcomes(lines: Iterable[dict], verdict: str = "strict") -> pd.DataFrame:
     """A row per item, policy and decoding: `id, cluster, policy, seed, decoding, first` and a column per control.
 
-    1 is right (of several retries: any of them), 0 wrong; a control that was not run is missing. The lines of several
+    1 is right (of several tries: any of them), 0 wrong; a control that was not run is missing. The lines of several
     evaluations may come together. Raises ResultsError where a line is there twice, or where only some failed items
     have a second try.
     """
     rows = []
     for line in lines:
         first = float(tasks.is_right(line["verdict"], verdict))
-        second = {} if first else line.get("second") or {}
-        given = {name: entry.get("verdicts", [entry["verdict"]]) for name, entry in second.items()}
+        second = (line.get("second") or {}).items()
+        given = {name: x.get("verdicts", [x["verdict"]]) for name, x in second if not first or name in EVERY_ITEM}
         right = {name: float(any(tasks.is_right(one, verdict) for one in every)) for name, every in given.items()}
         rows.append({name: line[name] for name in ("id", "cluster", *KEY)} | {"first": first} | right)
     if not rows:
@@ -50,11 +58,12 @@ def outcomes(lines: Iterable[dict], verdict: str = "strict") -> pd.DataFrame:
     for (policy, seed, decoding), group in frame.groupby(KEY, dropna=False):
         failed = group[group["first"] == 0]
         for name in [name for name in CONTROLS if name in frame]:
-            there = failed[name].notna()
-            if there.all() if len(failed) else name in CONTROLS[:2]:
-                frame.loc[group.index[group["first"] == 1], name] = 1.0
+            asked = group if name in EVERY_ITEM else failed
+            there = asked[name].notna()
+            if there.all() if len(asked) else name in CONTROLS[:2]:
+                frame.loc[group.index.difference(asked.index), name] = 1.0
             elif there.any():
-                which = f"item '{failed['id'][~there].iloc[0]}' of {_name(policy, seed)} ({decoding})"
+                which = f"item '{asked['id'][~there].iloc[0]}' of {_name(policy, seed)} ({decoding})"
                 text = f"{which} has no second try '{name}', though others do"
                 raise ResultsError(f"{text}: the evaluation is not finished, run notebook 03 again")
     return frame
@@ -70,15 +79,15 @@ def _groups(frame: pd.DataFrame) -> dict[tuple, pd.DataFrame]:
 
 def _tries(group: pd.DataFrame) -> Tries:
     """Each try that was run of a group of outcomes."""
-    ran = [name for name in (*CONTROLS, GAIN) if name in group and group[name].notna().all()]
+    ran = [name for name in CONTROLS if name in group and group[name].notna().all()]
     return {("first", ""): group["first"], **{("second", name): group[name] for name in ran}}
 
 
 def _counted(values: list[pd.Series], clusters: pd.Series) -> tuple[float, float, float, int]:
-    """`COUNTED` of a cell; of several seeds' values, each item counts by its mean over them."""
-    items = values[0].index
-    mean = np.mean([one.reindex(items).to_numpy() for one in values], axis=0)
-    return mean.mean(), *statistics.cluster_bootstrap(mean, clusters.loc[items]), clusters.nunique()
+    """`COUNTED` of a cell: the mean over items, and over seeds where there are several of values."""
+    right = np.array([one.loc[clusters.index] for one in values])
+    ends = np.clip(statistics.cluster_bootstrap(right, clusters), 0, 1)  # a few seeds' Student's t may lead beyond
+    return right.mean(), *ends, clusters.nunique()
 
 
 def cells(lines: Iterable[dict], task: str, model: str, identity_hash: str, verdict: str = "strict") -> pd.DataFrame:
@@ -100,8 +109,8 @@ def of_evaluation(settings: Settings) -> pd.DataFrame:
 def over_seeds(frame: pd.DataFrame, task: str, model: str) -> pd.DataFrame:
     """Each policy's cells averaged over its training seeds, with the columns `AVERAGED`. `frame`: `outcomes`.
 
-    The interval is of the mean over these seeds: items are resampled. `lowest` and `highest` are the seeds' own
-    accuracies. Raises ResultsError where seeds were evaluated on different items.
+    Intervals resample seeds with the clusters. `lowest` and `highest` are the seeds' own accuracies. Raises
+    ResultsError where seeds were evaluated on different items.
     """
     rows, groups = [], _groups(frame)
     for policy, decoding in dict.fromkeys((policy, decoding) for policy, _, decoding in groups):
@@ -128,37 +137,53 @@ def _name(policy: str, seed: int | None, *rest: str) -> str:
 
 
 def comparisons(frame: pd.DataFrame, task: str, model: str) -> pd.DataFrame:
-    """Every comparison that the table prints, with the columns `COMPARISONS`. `frame`: `outcomes` of all evaluations.
+    """The `QUESTIONS` that can be answered, by decoding, with the columns `COMPARISONS`. `frame`: `outcomes` of all.
 
-    A gain of gains, `reflector/0/second/own-blind` against `vanilla//second/own-blind`, says how much more the one
-    gets out of its reflection, over a blind retry, than the other.
+    They are asked of `trained`, or of `reflector` where that was not evaluated (its first try is the base model's),
+    pooled over seeds. `p_holm` is corrected over all rows here; `lowest` and `highest` are single seeds' differences.
     """
-    groups, rows = _groups(frame.assign(**{GAIN: frame["own"] - frame["blind"]})), []
+    groups, rows = _groups(frame), []
     _same_items(list(groups.values()))
+    clusters = next(iter(groups.values()))["cluster"]
+    policy = next((name for name in POLICIES[1:] if name in set(frame["policy"])), None)
     for decoding in dict.fromkeys(decoding for _, _, decoding in groups):
-        here = {(policy, seed): group for (policy, seed, how), group in groups.items() if how == decoding}
-        values = {(*who, *name): one for who, group in here.items() for name, one in _tries(group).items()}
-        for a, b in _pairs(list(here)):
-            if a in values and b in values:
-                both = values[a], values[b].loc[values[a].index]
-                test = statistics.paired_difference(*both, here[a[:2]]["cluster"])
-                rows.append((task, model, decoding, _name(*a), _name(*b), *test))
+        here = {(who, seed): _tries(group) for (who, seed, how), group in groups.items() if how == decoding}
+        for question, (mine, base, theirs) in QUESTIONS.items():
+            own = {seed: tries for (who, seed), tries in here.items() if who == policy}
+            other = dict.fromkeys(own, here.get((base, None), {})) if base else own
+            seeds = [seed for seed in own if mine in own[seed] and theirs in other[seed]]
+            if seeds and (policy, mine[0]) != ("reflector", "first"):
+                sides = (own, mine), (other, theirs)
+                a, b = (np.array([side[seed][name].loc[clusters.index] for seed in seeds]) for side, name in sides)
+                names = _name(policy, "mean", *mine), _name(base or policy, None if base else "mean", *theirs)
+                row = dict(zip(COMPARISONS, (task, model, decoding, question, *names), strict=False))
+                test = statistics.paired_difference(a, b, clusters)
+                rows.append(row | test._asdict() | {"by_seed": (a - b).mean(axis=1)})
+    return judged(rows)
+
+
+def judged(rows: list[dict]) -> pd.DataFrame:
+    """Comparisons with what is told of all together: `p_holm`, and the `finding` in words. A row holds COMPARISONS as
+    far as they are known, and `by_seed`, single seeds' differences."""
+    for row, p in zip(rows, statistics.holm([row["p"] for row in rows]), strict=True):
+        by_seed, least = row["by_seed"], statistics.detectable(row["ci_low"], row["ci_high"])
+        row |= {"p_holm": p, "seeds": len(by_seed), "lowest": min(by_seed), "highest": max(by_seed)}
+        row |= {"detectable": least, "finding": _finding(row | {"detectable": least})}
     return pd.DataFrame(rows, columns=COMPARISONS)
 
 
-def _pairs(who: list[tuple[str, int | None]]) -> list[tuple[tuple, tuple]]:
-    """The cells to compare: a trained policy with the base model, and a policy's own reflection with its controls."""
-    pairs = []
-    for policy, seed in who:
-        own, base = (policy, seed, "second", "own"), ("vanilla", None, "second")
-        if policy != "vanilla":
-            pairs += [(own, (*base, "own")), (own, (*base, "blind"))]
-        if policy == "trained":
-            pairs.append(((policy, seed, "first", ""), ("vanilla", None, "first", "")))
-        pairs += [(own, (policy, seed, "second", control)) for control in CONTROLS[1:]]
-        if policy != "vanilla":
-            pairs.append(((policy, seed, "second", GAIN), (*base, GAIN)))
-    return pairs
+def _finding(row: dict) -> str:
+    """What a comparison says, in words: 5% after Holm's correction is the limit."""
+    gain, by_seed = row["difference"], row["by_seed"]
+    if row["p_holm"] >= 0.05:
+        none = "no difference in any item" if row["a_only"] == row["b_only"] == 0 else "no difference seen"
+        seen = f"{none}: at least {100 * row['detectable']:.1f} points could have been seen"
+        return seen if row["detectable"] > 0 else none
+    same, side = int((by_seed * gain > 0).sum()), "above" if gain > 0 else "below"
+    where = f"in the mean, {side} in {same} of {len(by_seed)} seeds" if len(by_seed) > 1 else "in one seed"
+    said = f"{'yes, ' if gain > 0 else 'no, the other way round: '}{100 * gain:+.1f} points {where}"
+    holds_0 = row["ci_low"] <= 0 <= row["ci_high"]  # p is about these seeds, the interval about any
+    return f"{said}; other seeds may differ, the interval holds 0" if holds_0 else said
 
 
 def rescore(folder: Path | str, task: str | None = None) -> pd.DataFrame:
@@ -181,9 +206,9 @@ def rescore(folder: Path | str, task: str | None = None) -> pd.DataFrame:
         retries += sum(entry["verdict"] != before["second"][name]["verdict"] for name, entry in after["second"].items())
         ran.setdefault(tuple(after[name] for name in KEY), set()).update(after["second"])
     for line in new:
-        if not tasks.is_right(line["verdict"], which) and not line["second"]:
+        if not tasks.is_right(line["verdict"], which) and not line["second"].keys() - EVERY_ITEM:
             wrong = {"verdict": {"correct": False, "lenient": False}}
-            line["second"] = dict.fromkeys(ran[tuple(line[name] for name in KEY)], wrong)
+            line["second"] = dict.fromkeys(ran[tuple(line[name] for name in KEY)], wrong) | line["second"]
     frame = cells(new, identity["task"], identity["model"], runs.identity_hash(identity), which)
     files.write_text(folder / "cells.rescored.csv", frame.to_csv(index=False))
     said = f"{firsts} first tries and {retries} second tries changed their verdict"

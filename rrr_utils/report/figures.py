@@ -14,13 +14,13 @@ from matplotlib.figure import Figure
 from rrr_utils import files
 from rrr_utils.report import statistics
 from rrr_utils.report.kinds import over_steps
-from rrr_utils.report.tables import Row
-from rrr_utils.report.text import POLICIES, TRIES
+from rrr_utils.report.tables import Row, controls_table
+from rrr_utils.report.text import POLICIES, SECOND, TRIES
 
 GREY, LIGHT, ORANGE, SKY, GREEN = "#9a9a9a", "#c8c8c8", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, RED, PINK = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 COLOURS = {"vanilla": GREY, "trained": BLUE, "reflector": RED}
-TRY_COLOURS = {"": GREY, "blind": SKY, "blind_budget": BLUE, "own": RED}
+TRY_COLOURS = {"": GREY, "blind": SKY, "generic": GREEN, "fresh": BLUE, "own": RED}
 KIND_COLOURS = (LIGHT, YELLOW, PINK, SKY, BLUE, GREEN, ORANGE, RED)
 SEED_COLOURS = (BLUE, RED, GREEN, ORANGE, PINK, SKY, "black")
 STYLE = {
@@ -46,7 +46,7 @@ def save(figure: Figure, rows: pd.DataFrame, path: Path) -> Path:
 @rc_context(STYLE)
 def cells(averaged: pd.DataFrame, single: pd.DataFrame, path: Path, decoding: str = "greedy") -> Path:
     """Accuracy of each policy's tries (`cells.over_seeds`) with 95% intervals; dots are `single` seeds (cells.csv)."""
-    here, dots = averaged[averaged["decoding"] == decoding], single[single["decoding"] == decoding]
+    here, dots = (x[(x["decoding"] == decoding) & x["control"].isin(TRY_COLOURS)] for x in (averaged, single))
     policies = [name for name in POLICIES if name in set(here["policy"])]
     tries = [name for name in TRY_COLOURS if name in set(here["control"])]
     width, top = 0.84 / len(tries), 100 * max(here["ci_high"].max(), dots["accuracy"].max())
@@ -69,7 +69,7 @@ def cells(averaged: pd.DataFrame, single: pd.DataFrame, path: Path, decoding: st
     own = here[here["control"] == "own"].set_index("policy")["accuracy"]
     axes.set_title(f"Right after reflecting ({decoding}): {_said(100 * own, '{:.0f}% {}')}")
     axes.tick_params(axis="x", length=0)
-    figure.legend(loc="outside lower center", ncols=2)
+    figure.legend(loc="outside lower center", ncols=3)
     rows = [here.assign(seed="mean"), dots.assign(seed=dots["seed"].astype("string"))]
     return save(figure, pd.concat(rows, ignore_index=True), path)
 
@@ -77,6 +77,32 @@ def cells(averaged: pd.DataFrame, single: pd.DataFrame, path: Path, decoding: st
 def _said(values: pd.Series, form: str) -> str:
     """A value per policy, in the policies' order."""
     return ", ".join(form.format(values[name], name) for name in POLICIES if name in values.index)
+
+
+@rc_context(STYLE)
+def controls(averaged: pd.DataFrame, path: Path, decoding: str = "greedy") -> Path:
+    """Every second try of the trained policy (of the reflector where it was not run) beside the base model's."""
+    here = averaged[(averaged["decoding"] == decoding) & (averaged["attempt"] == "second")]
+    policies = [name for name in POLICIES if name in set(here["policy"])][:2]
+    names = [name for name in SECOND if name in set(here[here["policy"].isin(policies)]["control"])]
+    figure = Figure(figsize=(8.2, 1.2 + 0.48 * len(names)))
+    axes = figure.subplots()
+    for k, policy in enumerate(policies):
+        bars = here[(here["policy"] == policy) & here["control"].isin(names)]
+        mean, low, high = (100 * bars[column].to_numpy() for column in ("accuracy", "ci_low", "ci_high"))
+        at = bars["control"].map(names.index) + (k - (len(policies) - 1) / 2) * 0.4
+        style = {"color": COLOURS[policy], "label": POLICIES[policy], "error_kw": {"lw": 1}}
+        drawn = axes.barh(at, mean, 0.38, xerr=np.clip([mean - low, high - mean], 0, None), capsize=2.5, **style)
+        axes.bar_label(drawn, fmt="%.1f", padding=2, fontsize=8.5)
+    right = 100 * bars.set_index("control")["accuracy"]  # of the last policy drawn
+    others = f", at most {right.drop('own').max():.0f}% otherwise" if len(right) > 1 else ""
+    axes.set_title(f"{policies[-1]} ({decoding}): {right['own']:.0f}% after the own reflection{others}".capitalize())
+    axes.set_yticks(range(len(names)), [SECOND[name] for name in names])
+    axes.set(xlabel="% of test problems right at the second try", ylim=(len(names) - 0.5, -0.5))
+    axes.grid(axis="x")
+    axes.grid(visible=False, axis="y")
+    figure.legend(loc="outside lower center", ncols=2)
+    return save(figure, here[here["policy"].isin(policies)], path)
 
 
 @rc_context(STYLE)
@@ -188,6 +214,8 @@ def all_of(row: Row, content: pd.DataFrame, folder: Path) -> Iterator[Path]:
     for decoding in row.settings.decodings:
         name = "cells" if decoding == row.decoding else f"cells-{decoding}"
         yield cells(row.averaged, row.cells, folder / f"{name}-{stem(row)}", decoding)
+    if len(controls_table(row)):
+        yield controls(row.averaged, folder / f"controls-{stem(row)}", row.decoding)
     if row.trained:
         yield training_curves(row.settings.task, row.trained, folder / f"training-{stem(row)}")
     if (content["decoding"] == row.decoding).any():

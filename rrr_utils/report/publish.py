@@ -1,7 +1,7 @@
 """What is committed of a profile's runs, and README's generated parts: `make publish`.
 
 Copies tables, figures and each run's `result.json`, `samples.jsonl.gz` and logs into results/<profile>/, under names
-without hashes; `trials/` and files with other names (RECIPE.md) stay. Then fills in `table`, `kinds` and `examples`.
+without hashes; `trials/`, `ablations/` and files with other names (RECIPE.md) stay. Then fills in README's parts.
 """
 
 import gzip
@@ -13,11 +13,11 @@ import pandas as pd
 
 from rrr_utils import files, runs, tasks
 from rrr_utils.errors import ResultsError
-from rrr_utils.report import cells, figures, kinds, tables
+from rrr_utils.report import cells, deviations, diagnosis, figures, kinds, tables
 from rrr_utils.report.text import markdown, safe
 from rrr_utils.settings import ROOT, Settings
 
-TABLES = ("cells.csv", "seeds.csv", "comparisons.csv", "paper.csv", "kinds.csv", "report.md", "result.json")
+TABLES = "cells.csv seeds.csv comparisons.csv paper.csv kinds.csv diagnosis.csv report.md result.json".split()
 
 
 def publish(settings: Settings, root: Path = ROOT, force: bool = False) -> Path:
@@ -38,7 +38,8 @@ def publish(settings: Settings, root: Path = ROOT, force: bool = False) -> Path:
     shutil.rmtree(part, ignore_errors=True)
     try:
         _copy(source, part, rows)
-        for folder in [path for path in target.iterdir() if path.is_dir() and path.name not in (".part", "trials")]:
+        kept = ".part", "trials", "ablations"  # the last two are not made from the tables
+        for folder in [path for path in target.iterdir() if path.is_dir() and path.name not in kept]:
             shutil.rmtree(folder)
         for path in sorted(part.iterdir()):
             path.replace(target / path.name)
@@ -99,29 +100,38 @@ def fill(text: str, parts: dict[str, str], where: str = "README.md") -> str:
 
 def sections(rows: list[tables.Row], lacking: dict[str, str], folder: str) -> dict[str, str]:
     """README's generated parts, by marker. `folder`: where the published figures are."""
-    parts = {"table": [f"Not in this table: {tables.absent(lacking)}."] if lacking else [], "kinds": [], "examples": []}
+    parts = {name: [] for name in ("table", "diagnosis", "kinds", "examples")}
+    parts["table"] += [f"Not in this table: {tables.absent(lacking)}."] if lacking else []
     for row in rows:
         parts["table"] += _table(row, folder)
-        content = kinds.table(row.settings.task, row.samples, row.settings.verdict)
-        frame = tables.kinds_table(content, row.decoding)
+        asked = row.settings.task, row.samples, row.settings.verdict
+        if len(found := diagnosis.table(*asked)):
+            picture = f"![what the second tries are made of]({folder}/figures/diagnosis-{figures.stem(row)}.png)"
+            parts["diagnosis"] += [picture] if "stated" in found else []
+            said = f"{row.name}, own reflections, seeds together, in %:"
+            parts["diagnosis"] += [said, markdown(diagnosis.in_words(found))]
+        frame = tables.kinds_table(kinds.table(*asked), row.decoding)
         picture = f"![reward and kinds of reflection over steps]({folder}/figures/training-{figures.stem(row)}.png)"
         parts["kinds"] += [picture, f"{row.name}, {row.decoding} reflections on the test failures:", markdown(frame)]
         parts["examples"].append(examples(row))
+    parts["deviations"] = [deviations.part(rows[0].settings)]
     return {name: "\n\n".join(part) for name, part in parts.items()}
 
 
 def _table(row: tables.Row, folder: str) -> list[str]:
-    parts = []
+    parts, compared = [], cells.comparisons(row.outcomes, row.task, row.model)
     for decoding in row.settings.decodings:
-        parts.append(f"**{row.name}, {decoding} decoding**: % right of {row.size} [95% interval over clusters]")
-        parts.append(markdown(tables.main_table(row, decoding)))
-    compared = cells.comparisons(row.outcomes, row.task, row.model)
-    trained = compared["a"].str.match(r"(reflector|trained)/\d+/second/own") & compared["b"].str.startswith("vanilla")
+        frame, asked = tables.main_table(row, decoding), compared[compared["decoding"] == decoding]
+        if (frame["seed"] == "mean").any():  # the seeds' own rows are in report.md
+            frame = frame[frame["seed"].isin(["", "mean"])]
+        parts += [f"**{row.name}, {decoding} decoding**: % right of {row.size} [95% interval]", markdown(frame)]
+        parts += [markdown(tables.comparison_table(asked))] if len(asked) else []
+    parts += [tables.in_words(compared)] if len(compared) else []
+    controls = tables.controls_table(row, row.decoding)
+    parts += [f"The other second tries, {row.decoding}:", markdown(controls)] if len(controls) else []
     return [
         *(parts + [tables.noted(row.notes)] if row.notes else parts),
-        f"Against the base model, {row.decoding} (p: sign-flip permutation over clusters):",
-        markdown(tables.comparison_table(compared[trained & (compared["decoding"] == row.decoding)])),
-        f"{tables.signs(compared)} Every comparison: [{folder}/report.md]({folder}/report.md).",
+        f"Every seed, and what the columns say: [{folder}/report.md]({folder}/report.md).",
         f"![cells]({folder}/figures/cells-{figures.stem(row)}.png)",
     ]
 

@@ -10,7 +10,7 @@ import pandas as pd
 from rrr_utils import runs, samples
 from rrr_utils.errors import ResultsError
 from rrr_utils.report import cells, paper
-from rrr_utils.report.text import TRIES, interval, markdown, safe
+from rrr_utils.report.text import HEADLINE, SECOND, TRIES, interval, markdown, safe
 from rrr_utils.settings import POLICIES, Settings
 
 #: settings of the machine that bear on a stage: they should not change its numbers, and may change single texts
@@ -106,41 +106,66 @@ def _notes(parts: list[tuple[Settings, dict]]) -> list[str]:
 def main_table(row: Row, decoding: str | None = None) -> pd.DataFrame:
     """Policies and seeds down (of several seeds their mean first), tries across: % right of all items, 95% intervals.
 
-    `recovery rate`: the share of first failures, in %, that the retry after the own reflection recovers.
+    `recovery rate`: the share of the base model's first failures, in %, that are right at the second try; so it is of
+    the same items for all. Second tries other than HEADLINE's are in `controls_table`.
     """
     decoding, rows = decoding or row.decoding, []
     several = row.averaged[row.averaged["seeds"] > 1].assign(seed="mean")
     single = row.cells.assign(seed=row.cells["seed"].astype("string").fillna(""))
+    titles = {key: TRIES[key] for key in TRIES if key[1] in ("", *HEADLINE) and key[1] in set(row.cells["control"])}
     for policy in POLICIES:
         for source in (several, single):
             here = source[(source["policy"] == policy) & (source["decoding"] == decoding)]
             for seed, group in here.groupby("seed", sort=False):
                 got = {(r.attempt, r.control): (r.accuracy, r.ci_low, r.ci_high) for r in group.itertuples()}
-                shown = {title: interval(*got[key]) if key in got else "" for key, title in TRIES.items()}
-                first, second = got["first", ""][0], got["second", "own"][0]
-                rate = (second - first) / (1 - first) if first < 1 else 0.0
-                rows.append({"policy": policy, "seed": seed, **shown, "recovery rate": f"{100 * rate:.1f}"})
+                shown = {title: interval(*got[key]) if key in got else "" for key, title in titles.items()}
+                rate = recovered(row.outcomes, policy, seed, decoding)
+                said = "" if pd.isna(rate) else f"{100 * rate:.1f}"
+                rows.append({"policy": policy, "seed": seed, **shown, "recovery rate": said})
     return pd.DataFrame(rows)
 
 
+def recovered(outcomes: pd.DataFrame, policy: str, seed: str, decoding: str) -> float:
+    """Of the base model's first failures, the share that a policy gets right at the second try; nan where not known.
+
+    `seed`: a seed, "" for the base model, or "mean" for all of the policy's.
+    """
+    here = outcomes[outcomes["decoding"] == decoding]
+    failed = here[(here["policy"] == "vanilla") & (here["first"] == 0)]["id"]
+    own = here[(here["policy"] == policy) & here["id"].isin(failed)]
+    return (own if seed == "mean" else own[own["seed"].astype("string").fillna("") == seed])["own"].mean()
+
+
+def controls_table(row: Row, decoding: str | None = None) -> pd.DataFrame:
+    """The own second try and those not in the headline table down, policies across; empty without the latter."""
+    rows = []
+    for name in ("own", *(name for name in SECOND if name not in HEADLINE)):
+        here = row.averaged[row.averaged["control"] == name]
+        here = here[here["decoding"] == (decoding or row.decoding)].set_index("policy")
+        if len(here):
+            got = {who: interval(*here.loc[who, ["accuracy", "ci_low", "ci_high"]]) for who in here.index}
+            rows.append({"second try": SECOND[name]} | {who: got.get(who, "") for who in POLICIES})
+    frame = pd.DataFrame(rows[1:] and rows)
+    return frame.loc[:, (frame != "").any()]
+
+
 def comparison_table(compared: pd.DataFrame) -> pd.DataFrame:
-    """Comparisons as they are printed: differences in points."""
+    """Comparisons as they are printed: differences in points, of single seeds too, and the smallest to be seen."""
     lines = []
     for r in compared.itertuples():
-        p = "< 0.0001" if r.p < 1e-4 else f"{r.p:.4f}"
-        lines.append((r.a, r.b, interval(r.difference, r.ci_low, r.ci_high, "+"), p, r.a_only, r.b_only))
-    return pd.DataFrame(lines, columns=["a", "b", "a - b, points", "p", "a only", "b only"])
+        p = "< 0.0001" if r.p_holm < 1e-4 else f"{r.p_holm:.4f}"
+        seeds = f"{100 * r.lowest:+.1f} to {100 * r.highest:+.1f}" if r.seeds > 1 else f"{100 * r.lowest:+.1f}"
+        least = "" if pd.isna(r.detectable) else f"{100 * r.detectable:.1f}"
+        counts = p, least, r.a_only, r.b_only
+        lines.append((r.question, interval(r.difference, r.ci_low, r.ci_high, "+"), seeds, *counts))
+    columns = ["question", "a - b, points", "single seeds", "p (Holm)", "to be seen", "a only", "b only"]
+    return pd.DataFrame(lines, columns=columns)
 
 
-def signs(compared: pd.DataFrame) -> str:
-    """Whether sampled decoding shows what greedy decoding shows, in one sentence."""
-    by = {how: group.set_index(["a", "b"])["difference"] for how, group in compared.groupby("decoding")}
-    if {"greedy", "sampled"} - by.keys():
-        return "Only one decoding was evaluated."
-    both = by["greedy"].to_frame("greedy").join(by["sampled"].rename("sampled"), how="inner")
-    other = both[(both["greedy"] * both["sampled"]) < 0]
-    said = f"Sampled decoding shows the same sign as greedy in {len(both) - len(other)} of {len(both)} comparisons"
-    return said + ("." if other.empty else f"; not in {', '.join(f'{a} against {b}' for a, b in other.index)}.")
+def in_words(compared: pd.DataFrame) -> str:
+    """What the comparisons say, a line each: policy, question, finding."""
+    rows = compared.itertuples()
+    return "\n".join(f"- {r.question} ({r.a.split('/')[0]}, {r.decoding}): {r.finding}" for r in rows)
 
 
 def kinds_table(content: pd.DataFrame, decoding: str = "greedy") -> pd.DataFrame:
@@ -179,8 +204,11 @@ def report(rows: list[Row], lacking: dict[str, str], compared: pd.DataFrame, wit
         for decoding in row.settings.decodings:
             parts += [f"## {decoding} decoding", markdown(main_table(row, decoding))]
             parts += [textwrap.fill(noted(row.notes), 140)] if row.notes else []
-            parts.append(markdown(comparison_table(own[own["decoding"] == decoding])))
-        parts.append(textwrap.fill(signs(own), 140))
+            others = controls_table(row, decoding)
+            parts += ["The other second tries, the mean over seeds:", markdown(others)] if len(others) else []
+            asked = own[own["decoding"] == decoding]
+            parts += [markdown(comparison_table(asked))] if len(asked) else []
+        parts += ["## In words", in_words(own)] if len(own) else []
     parts += ["# The paper's cells / ours", PAPER_NOTE]
     for task, group in with_paper.groupby("task", sort=False):
         parts += [f"## {safe(task)}", markdown(paper.table(group).drop(columns="task"))]
@@ -188,8 +216,12 @@ def report(rows: list[Row], lacking: dict[str, str], compared: pd.DataFrame, wit
 
 
 NOTE = """\
-% right [95% interval over clusters]. A second try counts right at first or right on the retry, over all problems.
-Recovery rate: % of first failures that the retry after the own reflection recovers."""
+% right [95% interval]. Intervals resample clusters, and of a mean over seeds the seeds with them. A second try counts
+right at first or right on the retry, over all problems; "always retried" and "asked for outright" count what they are
+alone. Recovery rate: % of the base model's first failures, the same for every row, that are right at the second try.
+Comparisons pool the seeds: a is a try of the trained model, b the base model's, or its own after the control named.
+p: sign flips over clusters, corrected (Holm) over all questions and decodings; below 0.05 a difference counts as seen.
+To be seen: the smallest difference, in points, that would have been seen with 80% power (at 5%, not corrected)."""
 PAPER_NOTE = """\
 % right. V: from the abstract or the first author's talk; S: from readers' summaries that quote the full text. Ours:
 greedy, the mean over seeds, with its 95% interval; within: the paper's value lies in it, or it reaches into "over 50".

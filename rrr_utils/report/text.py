@@ -10,8 +10,21 @@ POLICIES = {
     "trained": "trained (adapter everywhere)",
     "reflector": "reflector (adapter only while reflecting)",
 }
-SECOND = {"own": "own reflection", "blind": "blind", "blind_budget": "blind, same tokens"}
+SECOND = {
+    "own": "own reflection",
+    "blind": "blind",
+    "generic": "generic hint",
+    "swapped": "another problem's",
+    "masked": "own, masked",
+    "cut": "own, answer cut out",
+    "fresh": "fresh, same tokens",
+    "always": "own, always retried",
+    "forced": "first words forced",
+    "outright": "asked for outright",
+}
 TRIES = {("first", ""): "first try", **{("second", name): f"second: {SECOND.get(name, name)}" for name in CONTROLS}}
+#: the second tries of the headline table and its figure; the others have a table of their own
+HEADLINE = ("own", "blind", "generic", "fresh")
 #: what would end a generated part, a code block or a table's cell, and what is printed instead
 ENDS = {"<!--": "<! --", "-->": "-- >", "```": "'''", "|": "¦"}
 

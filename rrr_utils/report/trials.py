@@ -21,8 +21,8 @@ from rrr_utils.settings import DATA, ROOT, Settings
 def load(profile: str, path: Path = DATA / "trials.yaml") -> dict[str, dict[str, Any]]:
     """A profile's trials: by name, the settings that each changes. Raises SettingsError where there are none.
 
-    >>> load("tiny")["live"]["retry_policy"]
-    'live'
+    >>> load("tiny")["rate_003"]["learning_rate"]
+    0.003
     """
     listed = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get(Path(profile).stem)
     if not listed:

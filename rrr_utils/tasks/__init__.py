@@ -2,9 +2,11 @@
 
 A task is a module (or your own .py file) with VERSION, REFLECT, ERRORS, `load`, `prompt` and `verify`. Nothing is
 registered: `get` finds a task by its name. `countdown.py` is the one to copy from. Optional are EXAMPLE (a row that
-stands for all prompts in a result's identity), DEFAULT_SOURCE, KINDS with `kind` (what a reflection does), `answers_in`
-(answers that a reflection gives away) and `flaw` (what is wrong with a problem that a reader typed in).
-The stages call this module's `load`, `prompt` and `verify`: when a task fails there, the error names task and row.
+stands for all prompts in a result's identity), DEFAULT_SOURCE, GENERIC (one fixed hint in the place of a reflection),
+KINDS with `kind` (what a reflection does), `mask` (a reflection without numbers or values), `answers_in` (its passages,
+word for word, that state a right answer), `answer_of` (the answer that a completion or such a passage states: equal for
+equal answers), `wrong_in` (passages that state something false) and `flaw` (what is wrong with a problem that a reader
+typed in). The stages call this module's functions: when a task fails there, the error names task and row.
 """
 
 import importlib
@@ -29,9 +31,13 @@ NEEDED: dict[str, type | tuple[str, ...]] = {
     "load": ("split", "n", "seed", "source"), "prompt": ("row",), "verify": ("completion", "row"),
 }  # fmt: skip
 OPTIONAL: dict[str, type | tuple[str, ...]] = {
-    "EXAMPLE": dict, "DEFAULT_SOURCE": str, "KINDS": tuple,
-    "kind": ("reflection", "row"), "answers_in": ("reflection", "row"), "flaw": ("row",),
+    "EXAMPLE": dict, "DEFAULT_SOURCE": str, "GENERIC": str, "KINDS": tuple,
+    "kind": ("reflection", "row"), "mask": ("reflection", "row"), "answers_in": ("reflection", "row"),
+    "answer_of": ("text", "row"), "wrong_in": ("reflection", "row"), "flaw": ("row",),
 }  # fmt: skip
+#: optional functions that read a text, and what they must give
+_PASSAGES = "a list of passages of the text"
+READS = {"kind": "one of KINDS", "mask": "text", "answer_of": "text", "answers_in": _PASSAGES, "wrong_in": _PASSAGES}
 
 _ANY = (Exception, SystemExit)  # what a task's own code may raise
 _HALF = re.compile("[\ud800-\udfff]")  # half of a surrogate pair: text with it cannot be written as UTF-8
@@ -170,10 +176,44 @@ def verify(task: ModuleType, completion: str, row: dict) -> Verdict:
     return verdict
 
 
+def told(task: ModuleType, name: str, text: str, row: dict) -> str | list[str] | None:
+    """What one of the task's READS says of a text; DataError, with task and row named, if it fails or breaks its rules.
+
+    Only `answer_of` may say None.
+    """
+    try:
+        value = getattr(task, name)(text, row)
+    except _ANY as error:
+        raise _complaint(task, f"{name} raised {one_line(error)}", row) from error
+    if READS[name] == _PASSAGES:
+        fine = isinstance(value, list) and all(isinstance(part, str) and part and part in text for part in value)
+    else:
+        fine = isinstance(value, str) or (value is None and name == "answer_of")
+    if not fine or (name == "kind" and value not in task.KINDS):
+        raise _complaint(task, f"{name} gave {one_line(repr(value), 60)}: it must be {READS[name]}", row)
+    return value
+
+
+def cut(task: ModuleType, reflection: str, row: dict) -> str:
+    """The reflection without the passages of `answers_in`, until it has none; two spaces that meet become one.
+
+    >>> cut(get("countdown"), "Aim 31 ; 9 - 3 = 6 ; 9 * 3 = 27 : + 31 yes .", {"nums": [3, 9, 4], "target": 31})
+    'Aim 31 ; 9 - 3 = 6 .'
+    """
+    while passages := told(task, "answers_in", reflection, row):
+        kept, rest = "", reflection
+        for passage in [*passages, None]:
+            before, found, after = (rest, None, "") if passage is None else rest.partition(passage)
+            if passage is None or found:
+                kept, rest = kept + before[kept.endswith(" ") and before.startswith(" ") :], after
+        reflection = kept
+    return reflection
+
+
 def check_rows(task: ModuleType, split: str, rows: list[dict]) -> list[dict]:
     """The rows themselves if the stages can work with them; else a DataError, before any model is loaded.
 
-    `prompt` and `verify` are tried on the first three rows, which they must not change.
+    `prompt`, `verify` and READS are tried on the first three rows, which they must not change.
     """
     seen: set[str] = set()
     if not isinstance(rows, list):
@@ -201,6 +241,8 @@ def check_rows(task: ModuleType, split: str, rows: list[dict]) -> list[dict]:
         if len(seen) <= 3:
             for completion in ("", prompt(task, row)):
                 verify(task, completion, row)
+                for name in (name for name in READS if hasattr(task, name)):
+                    told(task, name, completion, row)
             if copy != row:
                 raise _complaint(task, "prompt or verify changes the row", row)
     return rows

@@ -63,6 +63,24 @@ def value_of(steps: list) -> Fraction | None:
     return stack[0]
 
 
+def canonical(steps: list) -> str:
+    """The same text for expressions (`postfix` steps) that are equal by the commutativity of + and *.
+
+    >>> canonical(postfix(list("(9*3)+4"))), canonical(postfix(list("4+3*9"))), canonical(postfix(list("4-3-9")))
+    ('((3*9)+4)', '((3*9)+4)', '((4-3)-9)')
+    """
+    stack: list[str] = []
+    for step in steps:
+        if step == "negate":
+            stack[-1] = stack[-1][1:] if stack[-1].startswith("-") else f"-{stack[-1]}"
+        elif step in BINDS:
+            pair = [stack.pop(-2), stack.pop()]
+            stack.append(f"({step.join(sorted(pair) if step in '+*' else pair)})")
+        else:
+            stack.append(str(step))
+    return stack[0]
+
+
 def reachable(nums: list[int]) -> set[Fraction]:
     """All values that + - * / make of the numbers, each used once. Half a second for five numbers, minutes for six."""
     values = {Fraction(nums[0])} if len(nums) == 1 else set()

@@ -7,7 +7,7 @@ Everything except sorting is linear in the length of the text, and no text raise
 
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rrr_utils.tasks.strictjson import MAX_CHARS, MAX_DEPTH, SPACE, canonical, depths, parse
@@ -55,23 +55,27 @@ def find(text: str) -> list[dict] | None:
     >>> find('First [{"name": "a", "arguments": {}}]; no: ```[{"name": "b", "arguments": {}}]``` it is.')
     [{'name': 'b', 'arguments': {}}]
     """
-    if not isinstance(text, str) or len(text) > MAX_CHARS:
-        return None
-    array, singles, position = None, [], 0
-    while start := _CALL_START.search(text, position):
+    array, singles = None, []
+    for begin, _, found in places(text):
+        if text[begin] == "[":
+            array = found
+        else:
+            singles += found
+    return array or singles or None
+
+
+def places(text: str) -> Iterator[tuple[int, int, list[dict]]]:
+    """Begin, end and calls of each array of calls, and of each single call, in a text."""
+    position = 0
+    while isinstance(text, str) and len(text) <= MAX_CHARS and (start := _CALL_START.search(text, position)):
         walk = itertools.takewhile(lambda at: at[0] <= MAX_DEPTH, depths(text, start.start()))
         position = next((end for depth, end in walk if depth == 0), None)
         if position is None:  # never closed, or too deep: all that follows is inside it
-            break
+            return
         try:
-            value = parse(text[start.start() : position])
-            if isinstance(value, list):
-                array = as_calls(value)
-            else:
-                singles.append(_call(value))
+            yield start.start(), position, as_calls(parse(text[start.start() : position]))
         except ValueError:
             continue
-    return array or singles or None
 
 
 def as_calls(value: Any) -> list[dict]:

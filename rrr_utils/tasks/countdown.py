@@ -9,7 +9,7 @@ import re
 
 from rrr_utils.errors import DataError
 from rrr_utils.tasks import Verdict, countdown_kinds, countdown_rows
-from rrr_utils.tasks.arithmetic import SIGNS, postfix, reachable, value_of
+from rrr_utils.tasks.arithmetic import SIGNS, canonical, postfix, reachable, value_of
 from rrr_utils.tasks.countdown_rows import DEFAULT_SOURCE, SPLITS, split_of  # noqa: F401 (split_of: for callers)
 
 VERSION = 1
@@ -21,6 +21,7 @@ REFLECT = (
 )
 EXAMPLE = {"id": "3-4-9:31", "cluster": "3-4-9", "nums": [3, 9, 4], "target": 31}
 KINDS = countdown_kinds.KINDS
+GENERIC = "Work step by step and check the result ."  # the embedded model has read it as a reflection
 
 
 def load(split: str, n: int | None, seed: int, source: str | None = None, max_bad_rows: float = 0.01) -> list[dict]:
@@ -67,6 +68,38 @@ def flaw(row: dict) -> str | None:
 def kind(reflection: str, row: dict) -> str:
     """One of KINDS, by what the reflection computes."""
     return countdown_kinds.classify(reflection, row).kind
+
+
+def mask(reflection: str, row: dict) -> str:
+    """The reflection with every number hidden, as the embedded model has read it.
+
+    >>> mask("Aim 31 ; 9 * 3 = 27 and 4 : + 31 31 yes .", EXAMPLE)
+    'Aim ? ; ? * ? = ? and ? : + ? ? yes .'
+    """
+    return re.sub(r"\d+", "?", reflection)
+
+
+def answers_in(reflection: str, row: dict) -> list[str]:
+    """The passages that state a right answer: see `countdown_kinds.answers`."""
+    return [passage for passage, _ in countdown_kinds.answers(reflection, row)]
+
+
+def wrong_in(reflection: str, row: dict) -> list[str]:
+    """The passages with a wrong sum: see `countdown_kinds.wrong_sums`."""
+    return countdown_kinds.wrong_sums(reflection, row)
+
+
+def answer_of(text: str, row: dict) -> str | None:
+    """The equation in a completion's answer tags, read leniently, or else the first right one that the text states.
+
+    Equations that are equal by the commutativity of + and * give the same text. None where there is none.
+
+    >>> answer_of("<answer> 4 + 9 * 3 </answer>", EXAMPLE) == answer_of("9 * 3 = 27 and 4 : + 31 31 yes", EXAMPLE)
+    True
+    """
+    if (answer := last_answer(text)) is not None:
+        return canonical(steps) if (steps := _steps(plain(answer, row["target"]))) else None
+    return next((form for _, form in countdown_kinds.answers(text, row)), None)
 
 
 #: longest answer that is read. Four numbers need some twenty characters; the limit keeps nesting and time small too
@@ -123,13 +156,16 @@ def plain(answer: str, target: int) -> str:
 
 def mistake(answer: str, row: dict) -> str | None:
     """The first of ERRORS that is true of an answer, or None if it is right."""
-    answer, steps = answer.strip(SPACE), None
-    if len(answer) <= LONGEST:
-        tokens = TOKEN.findall(answer)
-        steps = postfix(tokens) if all(t in SIGNS or t == "0" or "1" <= t[0] <= "9" for t in tokens) else None
-    if steps is None:
+    if (steps := _steps(answer)) is None:
         return "not_an_equation"
     # compared as text: without leading zeros equal text is an equal number, and no long one is ever converted
     if sorted(step for step in steps if step.isdigit()) != sorted(map(str, row["nums"])):
         return "wrong_numbers"
     return None if value_of(steps) == row["target"] else "missed_target"
+
+
+def _steps(answer: str) -> list[str] | None:
+    """The `postfix` steps of an answer in the strict notation; None if it is not arithmetic."""
+    answer = answer.strip(SPACE)
+    tokens = TOKEN.findall(answer) if len(answer) <= LONGEST else [""]
+    return postfix(tokens) if all(t in SIGNS or t == "0" or "1" <= t[:1] <= "9" for t in tokens) else None

@@ -12,11 +12,13 @@ Not covered: arithmetic in words. Linear in the text, whatever the text; exact f
 """
 
 import re
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from fractions import Fraction
+from operator import itemgetter
 from typing import NamedTuple
 
-from rrr_utils.tasks.arithmetic import postfix, value_of
+from rrr_utils.tasks.arithmetic import canonical, postfix, value_of
 
 KINDS = ("empty", "value", "usage", "first_step", "search")
 
@@ -31,7 +33,8 @@ _OPERATORS = ("+", "-", "*", "/")
 _WORDS = {"x": "*", "times": "*", "plus": "+", "minus": "-", "equals": "="}
 _VALUE_WORDS = {"low", "high", "short", "off", "result", "got", "target", "instead", "gives", "gave", "aim"}
 _USAGE_WORDS = {"use", "used", "using", "each", "once", "twice", "only", "every", "exactly"}
-_Derived = dict[Fraction, tuple[Counter, bool]]  # the given numbers behind a result, and whether it is sound
+#: where a clause begins: a row of a search, an entry of a list, a line, a sentence
+_CLAUSE = re.compile(r"\n;?|;|[.!?](?!\S)")
 DIGITS, LENGTH = 9, 48  # of the longest number and the longest expression that are evaluated
 
 
@@ -48,8 +51,14 @@ class _Step(NamedTuple):
     """One evaluated expression."""
 
     value: Fraction  # the stated result
+    right: bool  # whether the sum is right, as far as can be told
     sound: bool  # whether it is right, and the steps behind the results it uses are right too
     used: Counter | None  # the given numbers in it; None if it uses others
+    form: str | None  # the expression of given numbers that it is, in `canonical` form
+    begin: int  # where in the text the first step behind it is
+
+
+_Derived = dict[Fraction, _Step]  # what is behind a result
 
 
 def classify(text: str, row: dict | None = None) -> Content:
@@ -62,20 +71,74 @@ def classify(text: str, row: dict | None = None) -> Content:
     >>> classify("Aim 31 ; 9 * 3 = 27 : + 31 yes .", row)
     Content(kind='search', expressions=2, hits=True, claims=True)
     """
-    nums, target = ((row or {}).get(name) for name in ("nums", "target"))  # of any type, in another task's row
-    nums = [n for n in nums if isinstance(n, int)] if isinstance(nums, list) else []
-    target = target if isinstance(target, int) else None
-    words, numbers, steps, derived = set(), Counter(), [], {}
-    for run in _runs(text):
-        if isinstance(run, str):
-            words.add(run)
-        else:
-            numbers.update(t for t in run if isinstance(t, Fraction))
-            steps += _steps(run, nums, derived)
+    nums, target = _problem(row)
+    words, numbers, steps = set(), Counter(), []
+    for run, _, _, some in _read(text, nums):
+        words.update([run] if isinstance(run, str) else [])
+        numbers.update(t for t in run if isinstance(t, Fraction))
+        steps += some
     full = [s for s in steps if nums and s.used == Counter(nums)]
     claims = bool(steps) and ("yes" in words or any(s.value == target for s in full))
     kind = "search" if len(steps) > 1 or claims else "first_step" if steps else _other(words, numbers, nums, target)
     return Content(kind, len(steps), any(s.sound and s.value == target for s in full), claims)
+
+
+def answers(text: str, row: dict) -> list[tuple[str, str]]:
+    """Passages that state a right answer, in their order, each with its (first) equation in canonical form.
+
+    A hit as in `classify`, or an expression of exactly the given numbers that makes the target, without its value. The
+    passage is the row of the search, line or sentence with the hit, and all from the first step that it builds on, if
+    that is in an earlier one; with the mark before it, so that what is left when it is cut reads on.
+
+    >>> answers("Aim 31 ; 9 - 3 = 6 and 4 : + 10 ; 9 * 3 = 27 and 4 : + 31 yes .", {"nums": [3, 9, 4], "target": 31})
+    [('; 9 * 3 = 27 and 4 : + 31 yes', '((3*9)+4)')]
+    """
+    (nums, target), found = _problem(row), []
+    for run, begin, end, steps in _read(text, nums):
+        hits = [s for s in steps if s.sound and s.value == target and s.used == Counter(nums)]
+        if hits:
+            found.append((hits[0].begin, end, hits[0].form))
+        elif form := _unevaluated(run, nums, target):
+            found.append((begin, end, form))
+    return _passages(text, found)
+
+
+def wrong_sums(text: str, row: dict) -> list[str]:
+    """The rows of a search, lines or sentences with a wrong sum, as far as can be told, in their order.
+
+    >>> wrong_sums("Aim 31 ; 9 - 3 = 5 and 4 : + 9 ; 9 * 3 = 27 and 4 : + 32 .", {"nums": [3, 9, 4], "target": 31})
+    ['; 9 - 3 = 5 and 4 : + 9', '; 9 * 3 = 27 and 4 : + 32']
+    """
+    read = _read(text, _problem(row)[0])
+    wrong = [(begin, end, "") for _, begin, end, steps in read if not all(step.right for step in steps)]
+    return [passage for passage, _ in _passages(text, wrong)]
+
+
+def _read(text: str, nums: list[int]) -> list[tuple[str | list, int, int, list[_Step]]]:
+    """Each of `_runs` and the expressions that it evaluates."""
+    derived: _Derived = {}
+    return [(run, b, e, [] if isinstance(run, str) else _steps(run, nums, derived, b)) for run, b, e in _runs(text)]
+
+
+def _passages(text: str, found: list[tuple[int, int, str]]) -> list[tuple[str, str]]:
+    """Whole clauses around places (begin, end, form) of a text, in their order; those that overlap are one."""
+    marks = [match.span() for match in _CLAUSE.finditer(_plain(text))]
+    marks, places = [(0, 0), *marks, (len(text), len(text) + 1)], []
+    for begin, end, form in found:
+        begin = marks[bisect_right(marks, begin, key=itemgetter(1)) - 1][0]
+        end = marks[bisect_left(marks, end, key=itemgetter(0))][0]
+        while places and begin < places[-1][1]:
+            first, last, form = places.pop()
+            begin, end = min(begin, first), max(end, last)
+        places.append((begin, end, form))
+    return [(text[begin:end].rstrip(), form) for begin, end, form in places]
+
+
+def _problem(row: dict | None) -> tuple[list[int], int | None]:
+    """Numbers and target of a row, which are of any type, or not there, in another task's row."""
+    nums, target = ((row or {}).get(name) for name in ("nums", "target"))
+    nums = [n for n in nums if isinstance(n, int)] if isinstance(nums, list) else []
+    return nums, target if isinstance(target, int) else None
 
 
 def _other(words: set[str], numbers: Counter, nums: list[int], target: int | None) -> str:
@@ -89,23 +152,31 @@ def _other(words: set[str], numbers: Counter, nums: list[int], target: int | Non
     return "value" if value else "usage"
 
 
-def _runs(text: str) -> list[str | list]:
-    """The words, in lower case, and the unbroken runs of numbers and signs between them."""
-    runs: list[str | list] = [[]]
-    text = _MARK.sub("\n; ", _LEFT.sub(" :", text.replace("\\times", "*"))).translate(_SAME)
-    for number, sign, word, _ in _TOKEN.findall(text):
-        sign = sign or (_WORDS.get(word.lower(), "") if runs[-1] and isinstance(runs[-1], list) else "")
-        if number:
-            runs[-1].append(Fraction(number) if len(number) <= DIGITS else None)
-        elif sign and sign != "!=":
-            runs[-1].append(sign)
-        else:
-            runs += [word.lower(), []] if word else [[]]
-    return [run for run in runs if run]
+def _plain(text: str) -> str:
+    """The text in one notation, with every character in its place."""
+    text = _LEFT.sub(lambda match: ":".rjust(len(match[0])), text.replace("\\times", "*".ljust(len("\\times"))))
+    return _MARK.sub(lambda match: ";".ljust(len(match[0])), text).translate(_SAME)
 
 
-def _steps(run: list, nums: list[int], derived: _Derived) -> list[_Step]:
-    """The evaluated expressions of a run. `derived` keeps what is behind each result for later ones."""
+def _runs(text: str) -> list[tuple[str | list, int, int]]:
+    """The words, in lower case, and the unbroken runs of numbers and signs between them, each with begin and end."""
+    runs: list[tuple[str | list, int, int]] = []
+    run, begin, end = [], 0, 0
+    for match in _TOKEN.finditer(_plain(text)):
+        number, sign, word, _ = match.groups("")
+        sign = sign or (_WORDS.get(word.lower(), "") if run else "")
+        if number or sign not in ("", "!="):
+            begin, end = begin if run else match.start(), match.end()
+            run.append(sign or (Fraction(number) if len(number) <= DIGITS else None))
+            continue
+        runs += [(run, begin, end)] if run else []
+        runs += [(word.lower(), *match.span())] if word else []
+        run = []
+    return [*runs, (run, begin, end)] if run else runs
+
+
+def _steps(run: list, nums: list[int], derived: _Derived, begin: int) -> list[_Step]:
+    """The evaluated expressions of a run from `begin` on. `derived` keeps what is behind each result for later ones."""
     steps: list[_Step] = []
     parts = _split(run, ":")
     for number, part in enumerate(parts):
@@ -120,16 +191,25 @@ def _steps(run: list, nums: list[int], derived: _Derived) -> list[_Step]:
             if k + 1 == len(sides) and len(stated) != 1:  # the last side is a result, or `27 + 4` in `31 = 27 + 4`
                 continue
             result = next((t for t in stated if isinstance(t, Fraction)), None)
-            value = _evaluate(expression)
+            parsed = _parsed(expression)
+            value = parsed and value_of(parsed)
             if result is None or value is None or not any(t in _OPERATORS for t in expression):
                 continue
             earlier = derived if number + 1 == len(parts) else {}  # a first step before a colon has given numbers only
-            used, sound = _used([t for t in expression if isinstance(t, Fraction)], nums, earlier)
+            numbers = [t for t in expression if isinstance(t, Fraction)]
+            used, opened = _used(numbers, nums, earlier)
+            behind = {k: earlier[numbers[k]] for k in opened}
             rounded = 1 not in (value.denominator, result.denominator) and abs(value - result) < Fraction(1, 100)
-            sound = sound and (value == result or rounded)
-            steps.append(_Step(result, sound, used))
+            right = value == result or rounded
+            sound = right and all(step.sound for step in behind.values())
+            form = None
             if used:
-                derived[result] = (used, sound)
+                leaves = iter([behind[k].form if k in behind else t for k, t in enumerate(numbers)])
+                form = canonical([next(leaves) if isinstance(t, Fraction) else t for t in parsed])
+            first = min([begin, *(step.begin for step in behind.values())])
+            steps.append(_Step(result, right, sound, used, form, first))
+            if used:
+                derived[result] = steps[-1]
     return steps
 
 
@@ -138,11 +218,26 @@ def _taken_on(fact: _Step, part: list, nums: list[int]) -> list[_Step]:
     steps = []
     left = [Fraction(n) for n in (Counter(nums) - fact.used).elements()] if fact.used else []
     known = len(left) == 1  # else the fact uses other numbers, or the row is not known
+    pair = sorted([(fact.value, fact.form), *((n, str(n)) for n in left)], key=lambda one: -one[0])
+    values, forms = zip(*pair, strict=True)
     for op, value in zip(part, part[1:], strict=False):
         if op in _OPERATORS and isinstance(value, Fraction):
-            right = known and _evaluate([max(fact.value, left[0]), op, min(fact.value, left[0])]) == value
-            steps.append(_Step(value, right and fact.sound, Counter(nums) if known else None))
+            if known:
+                right, used, form = value_of([*values, op]) == value, Counter(nums), canonical([*forms, op])
+                steps.append(_Step(value, right, right and fact.sound, used, form, fact.begin))
+            else:
+                steps.append(_Step(value, True, False, None, None, fact.begin))
     return steps
+
+
+def _unevaluated(run: str | list, nums: list[int], target: int | None) -> str | None:
+    """The canonical form of an expression of exactly the given numbers that makes the target, in a run without "="."""
+    parts = [] if isinstance(run, str) or "=" in run else _split(run, ":")
+    for tokens in [tokens for part in parts for tokens in _cut(part) if not set(_OPERATORS).isdisjoint(tokens)]:
+        if sorted(t for t in tokens if isinstance(t, Fraction)) == sorted(nums):
+            if (parsed := _parsed(tokens)) and value_of(parsed) == target:
+                return canonical(parsed)
+    return None
 
 
 def _split(tokens: list, mark: str) -> list[list]:
@@ -157,23 +252,21 @@ def _cut(side: list) -> tuple[list, list]:
     return (side[: joins[0]], side[joins[-1] :]) if joins else (side, side)
 
 
-def _used(numbers: list[Fraction], nums: list[int], derived: _Derived) -> tuple[Counter | None, bool]:
-    """The given numbers behind an expression's numbers, and whether the results of earlier steps in it are sound."""
+def _used(numbers: list[Fraction], nums: list[int], derived: _Derived) -> tuple[Counter | None, list[int]]:
+    """The given numbers behind an expression's numbers, and which of these are results of earlier steps."""
     if not nums or len(numbers) > len(nums):
-        return None, True
+        return None, []
     known = [k for k, x in enumerate(numbers) if x in derived]
     best = None
-    for opened in [[], *([k] for k in known), known]:  # which of the numbers are taken as results of earlier steps
-        used = sum((derived[x][0] if k in opened else Counter([x]) for k, x in enumerate(numbers)), Counter())
-        sound = all(derived[numbers[k]][1] for k in opened)
+    for opened in [[], *([k] for k in known), known]:
+        used = sum((derived[x].used if k in opened else Counter([x]) for k, x in enumerate(numbers)), Counter())
         if used == Counter(nums):
-            return used, sound
+            return used, opened
         if best is None and not used - Counter(nums):
-            best = used, sound
-    return best or (None, True)
+            best = used, opened
+    return best or (None, [])
 
 
-def _evaluate(tokens: list) -> Fraction | None:
-    """Exact value of an expression, or None. Brackets without a partner belong to the sentence around it."""
-    steps = postfix(tokens, loose=True) if len(tokens) <= LENGTH and None not in tokens else None
-    return steps and value_of(steps)
+def _parsed(tokens: list) -> list | None:
+    """An expression's `postfix` steps, or None. Brackets without a partner belong to the sentence around it."""
+    return postfix(tokens, loose=True) if len(tokens) <= LENGTH and None not in tokens else None

@@ -11,8 +11,10 @@ import hashlib
 import math
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
-from itertools import combinations
+from fractions import Fraction
+from itertools import combinations, product
 from typing import Any
 
 from rrr_utils.errors import DataError, one_line
@@ -20,6 +22,8 @@ from rrr_utils.tasks import sources
 
 #: what the embedded model is made for: three numbers from 1 to 15, targets from 1 to 60
 DEFAULT_SOURCE = "procedural:numbers=3,low=1,high=15,target_low=1,target_high=60"
+#: how what is not one whole number is written in a source
+FORMS = {"numbers": (r"[34]|3-4", "3, 4 or 3-4"), "solutions": ("1", "1")}
 SPLITS = {"pretrain": 0.50, "train": 0.70, "dev": 0.80, "test": 1.00}  # upper ends, for the multiset's hash in [0, 1)
 TEST, DEV = 15_000, 1_000  # rows of the real set
 FEWEST, MOST = 2, 8  # numbers of a problem
@@ -52,28 +56,30 @@ def split_of(nums: Sequence[int]) -> str | None:
     return split
 
 
-def parse(source: str) -> dict[str, tuple[int, int]]:
-    """The ranges in a procedural source: how many numbers, their size, the targets.
+def parse(source: str) -> dict[str, Any]:
+    """The ranges in a procedural source: how many numbers, their size, the targets; and whether one solution is asked.
 
     >>> parse("procedural:numbers=3-4,high=99")
-    {'numbers': (3, 4), 'size': (1, 99), 'target': (1, 60)}
+    {'numbers': (3, 4), 'size': (1, 99), 'target': (1, 60), 'single': False}
     """
-    spec = dict(pair.split("=") for pair in DEFAULT_SOURCE.removeprefix("procedural:").split(","))
+    spec = dict(pair.split("=") for pair in f"{DEFAULT_SOURCE.removeprefix('procedural:')},solutions=".split(","))
     given = {}
     for pair in filter(None, source.removeprefix("procedural:").split(",")):
         name, _, value = pair.partition("=")
         if name not in spec:
             raise DataError(f"source '{source}': unknown '{name}'; known: {', '.join(spec)}")
-        if name in given or not re.fullmatch(r"-?[0-9]{1,6}" if name != "numbers" else r"[34]|3-4", value):
-            wanted = "3, 4 or 3-4" if name == "numbers" else "one whole number of up to six digits"
+        form, wanted = FORMS.get(name, (r"-?[0-9]{1,6}", "one whole number of up to six digits"))
+        if name in given or not re.fullmatch(form, value):
             raise DataError(f"source '{source}': {name} must be given once, as {wanted}")
         given[name] = value
     spec |= given
     fewest, _, most = spec.pop("numbers").partition("-")
+    single = spec.pop("solutions") == "1"
     low, high, target_low, target_high = map(int, spec.values())
     if low < 1 or low > high or target_low > target_high:
         raise DataError(f"source '{source}': low must be 1 or more, and no low end above its high end")
-    return {"numbers": (int(fewest), int(most or fewest)), "size": (low, high), "target": (target_low, target_high)}
+    numbers = int(fewest), int(most or fewest)
+    return {"numbers": numbers, "size": (low, high), "target": (target_low, target_high), "single": single}
 
 
 def draw(split: str, n: int | None, seed: int, source: str) -> list[dict]:
@@ -82,7 +88,7 @@ def draw(split: str, n: int | None, seed: int, source: str) -> list[dict]:
     Drawing ends with n problems, or after 20,000 draws in a row without a new one. Targets that are easy to hit come
     early. Keep it exact, down to how bits become numbers: the embedded model was pre-trained on these rows.
     """
-    (fewest, most), (low, high), (target_low, target_high) = parse(source).values()
+    (fewest, most), (low, high), (target_low, target_high), single = parse(source).values()
     if n is None and (multisets := math.comb(high - low + most, most)) > 10_000:
         raise DataError(f"source '{source}' has {multisets:,} multisets of numbers: ask for a number of rows")
     bits = random.Random(f"{split}-{seed}").getrandbits
@@ -107,6 +113,8 @@ def draw(split: str, n: int | None, seed: int, source: str) -> list[dict]:
         target = random_target(nums, below)
         if target is None or not target_low <= target <= target_high or (multiset, target) in found:
             misses += 1
+        elif single and solutions(multiset)[abs(target)] != 1:
+            misses += 1
         else:
             misses = 0
             found[multiset, target] = row_of(nums, target)
@@ -125,6 +133,40 @@ def random_target(nums: list[int], below: Callable[[int], int]) -> int | None:
             return None
         values.append(a + b if operation == 0 else a - b if operation == 1 else a * b if operation == 2 else a // b)
     return values[0]
+
+
+@functools.lru_cache(maxsize=100_000)
+def solutions(nums: tuple[int, ...]) -> Counter[Fraction]:
+    """How many equations of the numbers, each used once, make a value or its negative.
+
+    Equations that differ only in order, in brackets, or in signs that cancel out are one, such as 3 + (9 - 4) and
+    9 + 3 - 4 and 3 - (4 - 9). But 9 * 1 and 9 / 1 are two.
+
+    >>> solutions((3, 4, 9))[31], solutions((3, 4, 9))[8], solutions((1, 2, 9))[18], solutions((1, 2, 9))[30]
+    (1, 1, 2, 0)
+    """
+    return Counter(equations(nums).values())
+
+
+def equations(nums: tuple[int, ...]) -> dict[tuple, Fraction]:
+    """Every equation (of it and its negative, the one whose value is not negative) with its value: `("+", terms)` for
+    a sum, `("*", terms)` for a product. Terms are in order, each with 1, or -1 where it is subtracted or divides."""
+    if len(nums) == 1:
+        return {("", nums[0]): Fraction(nums[0])}
+    found = {}
+    for side in range(1, 2 ** (len(nums) - 1)):  # every way to divide the numbers into two parts
+        parts = [tuple(x for k, x in enumerate(nums) if side >> k & 1 == part) for part in (0, 1)]
+        for (a, x), (b, y) in product(*(equations(part).items() for part in parts)):
+            found[_joined("+", a, b, 1)] = x + y
+            found[min((x < y, _joined("+", a, b, -1)), (y < x, _joined("+", b, a, -1)))[1]] = abs(x - y)
+            found[_joined("*", a, b, 1)] = x * y
+            found |= {_joined("*", p, q, -1): v / w for p, v, q, w in ((a, x, b, y), (b, y, a, x)) if w}
+    return found
+
+
+def _joined(kind: str, a: tuple, b: tuple, sign: int) -> tuple:
+    parts = [(outer, part[1] if part[0] == kind else [(1, part)]) for outer, part in ((1, a), (sign, b))]
+    return kind, tuple(sorted((outer * inner, term) for outer, terms in parts for inner, term in terms))
 
 
 def read(split: str, n: int | None, seed: int, source: str, version: str, max_bad: float) -> list[dict]:

@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import json
 import random
+import re
 import statistics
 import sys
 from collections import Counter
@@ -33,6 +34,7 @@ REFLECT = (
     "You failed to generate the correct tool call. Reflect on what went wrong and write a short explanation "
     "that will help you do better next time."
 )
+GENERIC = "Check the name of each tool and the value of each of its parameters against the request."
 EXAMPLE = {
     "id": "example", "cluster": "now", "query": "Time in Oslo?",
     "tools": [{"name": "now", "parameters": {"zone": {"type": "str", "default": "UTC"}}}],
@@ -80,8 +82,54 @@ def verify(completion: str, row: dict) -> Verdict:
         error = calls.mistake(found, gold, tools)
     if error is None or found is None:
         return Verdict(error is None, error, error is None)
-    full, full_gold = calls.filled(found, tools), calls.filled(gold, tools)
-    return Verdict(False, error, calls.mistake(full, full_gold, tools) is None)
+    return Verdict(False, error, _is_right(found, row))
+
+
+def _is_right(found: list[dict], row: dict) -> bool:
+    """Whether calls are the gold ones when the tools' defaults are filled in."""
+    tools = row["tools"]
+    return calls.mistake(calls.filled(found, tools), calls.filled(row["answers"], tools), tools) is None
+
+
+#: an escaped character; text in quotes (an apostrophe is none); a number that is no part of a name
+_VALUE = re.compile(r"""\\.|(?<!\w)(["'`])((?:\\.|(?!\1)[^\\\n])*+)\1(?!\w)|(?<!\w)-?\d+(?:\.\d+)?""")
+
+
+def mask(reflection: str, row: dict) -> str:
+    """The reflection with quoted text and numbers hidden, except names of the row's tools and their parameters.
+
+    >>> mask("The `zone` of 'now' isn't 'UTC' but 12.", EXAMPLE)
+    "The `zone` of 'now' isn't '?' but ?."
+    """
+    known = {"name", "arguments", "parameters"}.union(*({t["name"], *calls.parameters_of(t)} for t in row["tools"]))
+    kept = lambda match: match[0].startswith("\\") or match[2] in known  # noqa: E731
+    return _VALUE.sub(lambda match: match[0] if kept(match) else "?".join([match[1] or ""] * 2), reflection)
+
+
+def answers_in(reflection: str, row: dict) -> list[str]:
+    """The passages of JSON that are the gold calls, leniently: each by itself, or else all single calls together.
+
+    Not covered: an answer in words ("call now with the zone of Oslo").
+
+    >>> answers_in('It is {"name": "now", "arguments": {"zone": "Europe/Oslo"}}, not UTC.', EXAMPLE)
+    ['{"name": "now", "arguments": {"zone": "Europe/Oslo"}}']
+    """
+    found = list(calls.places(reflection))
+    alone = [reflection[begin:end] for begin, end, some in found if _is_right(some, row)]
+    if alone or not found or any(reflection[begin] == "[" for begin, _, _ in found):
+        return alone
+    together = _is_right([call for _, _, some in found for call in some], row)
+    return [reflection[found[0][0] : found[-1][1]]] if together else []
+
+
+def answer_of(text: str, row: dict) -> str | None:
+    """The calls of a completion or of a passage, in any order, with the tools' defaults; None where there are none.
+
+    >>> answer_of('[{"name": "now", "arguments": {}}]', EXAMPLE)
+    '{"arguments":{"zone":"UTC"},"name":"now"}'
+    """
+    found = calls.read(text)[0] or calls.find(text)
+    return "\n".join(sorted(map(strictjson.canonical, calls.filled(found, row["tools"])))) if found else None
 
 
 def load(split: str, n: int | None, seed: int, source: str | None = None, max_bad_rows: float = 0.01) -> list[dict]:
