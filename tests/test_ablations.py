@@ -19,10 +19,10 @@ from rrr_utils.tasks.countdown_rows import solutions
 HARDER = "procedural:low=1,high=30,target_low=61,target_high=99"
 LISTED = f"""
 tiny:
-  seeds: [0, 1]
-  studies:
-    loss: {{dapo: {{}}, grpo: {{loss_type: grpo, policies: [trained]}}}}
-    problems: {{as trained: {{}}, larger numbers: {{test_source: "{HARDER}", policies: [trained]}}}}
+  loss: {{seeds: [0, 1], variants: {{dapo: {{}}, grpo: {{loss_type: grpo, policies: [trained]}}}}}}
+  problems:
+    seeds: [0, 1]
+    variants: {{as trained: {{}}, larger numbers: {{test_source: "{HARDER}", policies: [trained]}}}}
 """
 
 
@@ -134,17 +134,18 @@ def read(one, seed):
 
 def test_the_profile_s_studies_share_its_runs_and_train_no_more_than_they_must():
     studies = ablations.load("tiny")
-    assert list(studies) == ["objective", "retry_policy", "loss", "problems"]
+    assert list(studies) == ["controls", "objective", "problems", "retry_policy", "loss"]
     profile = settings.load("tiny", {"seed": 0})
     every = ablations.wanted(studies)
     assert {(one.seed, stage) for *_, one, stage in every if stage == "evaluate" or one.seed is None} == {
         (seed, "evaluate") for seed in (None, 0, 1, 2)
     }
-    firsts = {runs.stage_dir(next(iter(variants.values())), "evaluate") for variants in studies.values()}
+    firsts = {runs.stage_dir(next(iter(v.values())), "evaluate") for v in studies.values() if len(v) > 1}
     assert firsts == {runs.stage_dir(profile, "evaluate")}
     folders = {(stage, runs.stage_dir(one, stage)) for *_, one, stage in every}
-    # trained are the recipe, the answer as objective, base retries and another loss; nothing for harder problems
-    assert Counter(stage for stage, _ in folders) == {"train": 4 * 3, "evaluate": 3 + 6 * 3}
+    # trained are the recipe, the answer as objective, base retries and another loss; nothing for harder problems, and
+    # nothing for the controls
+    assert Counter(stage for stage, _ in folders) == {"train": 3 + 3 + 1 + 1, "evaluate": 4 + 3 + 3 + 6 + 3 + 1 + 1}
     assert len({runs.stage_dir(one, "failures") for *_, one, _ in every}) == 1
     with pytest.raises(SettingsError, match="no ablations of profile 'nothing'"):
         ablations.load("nothing")

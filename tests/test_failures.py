@@ -13,7 +13,6 @@ from rrr_utils import evaluation, failures, files, policy, runs, samples, tasks,
 from rrr_utils.errors import ResultsError
 from rrr_utils.report import cells
 from rrr_utils.sampling import HFSampler
-from rrr_utils.settings import CONTROLS
 from rrr_utils.tasks import countdown
 
 
@@ -247,7 +246,7 @@ def test_a_changed_verifier_rescores_and_generates_only_what_it_needs(tmp_path, 
     assert "vanilla, greedy: first try" not in asked and asked["vanilla, greedy: reflection (own)"] == 1
     assert [line["attempt"] for line in old] == [new[line["id"]]["attempt"] for line in old]
     assert new[wrong["id"]]["verdict"]["correct"] and new[wrong["id"]]["second"] == {}
-    assert not new[right["id"]]["verdict"]["correct"] and set(new[right["id"]]["second"]) == set(CONTROLS)
+    assert not new[right["id"]]["verdict"]["correct"] and set(new[right["id"]]["second"]) == set(settings.controls)
 
 
 def test_edited_samples_are_not_taken_over(tmp_path, asked):

@@ -43,7 +43,7 @@ from rrr_utils.settings import ROOT, load
         (["-p", "source=procedurl:numbers=3"], ["procedurl:numbers=3"]),
         (["-p", "source=rows.jsonl"], ["rows.jsonl"]),
         (["-p", "seeds=0,0"], ["seeds", "twice"]),
-        (["-p", "gpus=3"], ["gpus 3", "128"]),
+        (["-p", "gpus=3"], ["gpus 3", "256"]),
         (["-p", "preset=gpu_24gb"], ["preset gpu_24gb is for a GPU", "days", "preset=cpu"]),
         (["-p", "report_to=mlflow"], ["mlflow", "not installed"]),
     ],
@@ -133,7 +133,7 @@ def test_fewer_failures_than_a_step_needs_are_refused(tmp_path, given, capsys):
         runs.finish(one, "failures", [], {"failures": 12})
     book = write_notebook(tmp_path / "02_train_reflection.ipynb", STAGE.format(stage="train"))
     assert launch.main([str(book), *options]) == 2
-    assert "12 failures, and a step takes failures_per_step 16" in capsys.readouterr().err
+    assert "12 failures, and a step takes failures_per_step 32" in capsys.readouterr().err
 
 
 def test_nothing_is_trained_that_was_not_asked_for(tmp_path, given, capsys):

@@ -92,7 +92,8 @@ def test_all_four_stages_by_their_functions(tmp_path, model, capsys):
     again = cells.rescore(runs.stage_dir(one, "evaluate"), task=str(TASK))
     assert again["correct"].tolist() == cells.of_evaluation(one)["correct"].tolist()
     marks = "".join(
-        f"<!-- generated:{name} -->\n<!-- /generated:{name} -->\n" for name in ("table", "kinds", "examples")
+        f"<!-- generated:{name} -->\n<!-- /generated:{name} -->\n"
+        for name in ("deviations", "table", "diagnosis", "kinds", "examples")
     )
     (tmp_path / "README.md").write_text(marks)
     published = publish.publish(one, tmp_path)

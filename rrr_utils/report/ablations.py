@@ -36,11 +36,11 @@ def load(profile: str, more: dict[str, Any] | None = None, path: Path = DATA / "
     listed = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get(Path(profile).stem)
     if not listed:
         raise SettingsError(f"no ablations of profile '{profile}' in {path}: add them there, study by study")
-    every = {**(more or {}), "seed": listed["seeds"][0], "seeds": listed["seeds"]}
-    return {
-        study: {name: settings.load(profile, {**every, **changed}) for name, changed in variants.items()}
-        for study, variants in listed["studies"].items()
-    }
+    studies = {}
+    for study, one in listed.items():
+        every = {**(more or {}), "seed": one["seeds"][0], "seeds": one["seeds"]}
+        studies[study] = {name: settings.load(profile, {**every, **own}) for name, own in one["variants"].items()}
+    return studies
 
 
 def wanted(studies: dict[str, Variants]) -> list[tuple[str, str, Settings, str]]:
