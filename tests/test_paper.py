@@ -114,6 +114,20 @@ def test_the_interval_is_that_of_the_mean_over_seeds(tmp_path):
     assert (mine["ci_low"], mine["ci_high"]) == pytest.approx((100 * low, 100 * high), abs=0.3)
 
 
+def test_first_tries_and_length_are_told_beside_the_paper_s(tmp_path):
+    [row], _ = tables.gather(synthetic.made(tmp_path, (0, 1), 60))
+    first, _, length = paper.beside("countdown", row.averaged, row.samples).partition("\n- ")
+    assert "in the paper Llama-3.1-8B-Instruct 2.2 to 8.8, Qwen2.5-1.5B-Instruct 6.0 to 34.9," in first
+    means = row.cells[row.cells["attempt"] == "first"].groupby(["decoding", "policy"])["accuracy"].mean()
+    for how in ("greedy", "sampled"):
+        assert f"{100 * means[how, 'vanilla']:.1f} to {100 * means[how, 'trained']:.1f} ({how})" in first
+        own = {who: [x["second"]["own"]["reflection_tokens"] for x in row.samples if "own" in x["second"]
+                     and (x["policy"], x["decoding"]) == (who, how)] for who in ("vanilla", "trained")}  # fmt: skip
+        before, after = (sum(each) / len(each) for each in own.values())
+        assert f"{before:.0f} to {after:.0f} tokens ({how})" in length
+    assert paper.beside("sorting", row.averaged, row.samples) == ""
+
+
 def test_a_reader_fills_a_cell_with_one_line(tmp_path):
     path = tmp_path / "paper.csv"
     path.write_text(

@@ -176,9 +176,12 @@ def _finding(row: dict) -> str:
     """What a comparison says, in words: 5% after Holm's correction is the limit."""
     gain, by_seed = row["difference"], row["by_seed"]
     if row["p_holm"] >= 0.05:
-        none = "no difference in any item" if row["a_only"] == row["b_only"] == 0 else "no difference seen"
-        seen = f"{none}: at least {100 * row['detectable']:.1f} points could have been seen"
-        return seen if row["detectable"] > 0 else none
+        if row["a_only"] == row["b_only"] == 0:
+            return "no difference in any item"
+        limit = (
+            f"; one of {100 * row['detectable']:.1f} points would probably have been" if row["detectable"] > 0 else ""
+        )
+        return f"no difference seen{limit}"
     same, side = int((by_seed * gain > 0).sum()), "above" if gain > 0 else "below"
     where = f"in the mean, {side} in {same} of {len(by_seed)} seeds" if len(by_seed) > 1 else "in one seed"
     said = f"{'yes, ' if gain > 0 else 'no, the other way round: '}{100 * gain:+.1f} points {where}"

@@ -139,3 +139,27 @@ def _entry(row: pd.Series) -> str:
         return f"{theirs} / not run" if row["relation"] else theirs
     ours = interval(*(row[["ours", "ci_low", "ci_high"]] / 100))
     return f"{theirs} / {ours}{', ' + row['verdict'] if row['relation'] else ''}"
+
+
+def beside(task: str, averaged: pd.DataFrame, samples: list[dict]) -> str:
+    """What training does to the first try and to the length of reflections, in the paper and here, a line each. Empty
+    for a task that is not the paper's, or where `trained` and the base model were not both evaluated."""
+    first = averaged[averaged["attempt"] == "first"].set_index(["policy", "decoding"])["accuracy"]
+    ways = [how for how in averaged["decoding"].unique() if {("vanilla", how), ("trained", how)} <= set(first.index)]
+    if task not in TRAINED or not ways:
+        return ""
+    known = load()
+    cells = known[known["task"] == task].pivot(index="model", columns="cell", values="value")
+    both = cells.reindex(columns=["vanilla_first", "trained_first"]).dropna()
+    theirs = ", ".join(f"{name} {old:.1f} to {new:.1f}" for name, old, new in both.itertuples())
+    ours = ", ".join(f"{100 * first['vanilla', how]:.1f} to {100 * first['trained', how]:.1f} ({how})" for how in ways)
+    own = [
+        (x["policy"], x["decoding"], x["second"]["own"]["reflection_tokens"]) for x in samples if "own" in x["second"]
+    ]
+    mean = pd.DataFrame(own, columns=["policy", "decoding", "tokens"]).groupby(["policy", "decoding"])["tokens"].mean()
+    wide = [how for how in ways if {("vanilla", how), ("trained", how)} <= set(mean.index)]
+    long = ", ".join(f"{mean['vanilla', how]:.0f} to {mean['trained', how]:.0f} tokens ({how})" for how in wide)
+    return (
+        f"- First try, untrained to trained, %: in the paper {theirs};\n  here {ours}.\n"
+        f"- Reflections: in the paper they get shorter, more general and less repetitive (S, V);\n  here from {long}."
+    )

@@ -126,7 +126,7 @@ def _table(row: tables.Row, folder: str) -> list[str]:
             frame = frame[frame["seed"].isin(["", "mean"])]
         parts += [f"**{row.name}, {decoding} decoding**: % right of {row.size} [95% interval]", markdown(frame)]
         parts += [markdown(tables.comparison_table(asked))] if len(asked) else []
-    parts += [tables.in_words(compared)] if len(compared) else []
+    parts += [tables.said(row, compared)] if len(compared) else []
     controls = tables.controls_table(row, row.decoding)
     parts += [f"The other second tries, {row.decoding}:", markdown(controls)] if len(controls) else []
     return [

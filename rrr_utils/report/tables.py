@@ -168,6 +168,11 @@ def in_words(compared: pd.DataFrame) -> str:
     return "\n".join(f"- {r.question} ({r.a.split('/')[0]}, {r.decoding}): {r.finding}" for r in rows)
 
 
+def said(row: Row, compared: pd.DataFrame) -> str:
+    """`in_words` of a row's comparisons, and what the paper says of first tries and length."""
+    return "\n".join(filter(None, [in_words(compared), paper.beside(row.task, row.averaged, row.samples)]))
+
+
 def kinds_table(content: pd.DataFrame, decoding: str = "greedy") -> pd.DataFrame:
     """How often each kind of reflection was written, and how often its retry was right. `content`: `kinds.table`."""
     rows = []
@@ -208,7 +213,7 @@ def report(rows: list[Row], lacking: dict[str, str], compared: pd.DataFrame, wit
             parts += ["The other second tries, the mean over seeds:", markdown(others)] if len(others) else []
             asked = own[own["decoding"] == decoding]
             parts += [markdown(comparison_table(asked))] if len(asked) else []
-        parts += ["## In words", in_words(own)] if len(own) else []
+        parts += ["## In words", said(row, own)] if len(own) else []
     parts += ["# The paper's cells / ours", PAPER_NOTE]
     for task, group in with_paper.groupby("task", sort=False):
         parts += [f"## {safe(task)}", markdown(paper.table(group).drop(columns="task"))]
