@@ -76,11 +76,16 @@ bench: $(VENV)/stamp
 runs: $(VENV)/stamp
 	@$(PY) -m rrr_utils.report $(if $(DELETE),--delete $(DELETE),--runs) --profile "$$PROFILE"
 
+# what is recorded is of the profile as it is
+plain = if [ "$$OVERRIDES" != "{}" ]; then echo "make $@ takes no OVERRIDES: put other settings in a profile of your own" >&2; exit 2; fi
+
 trials: $(VENV)/stamp
+	@$(plain)
 	@$(call run,$(SNAKEMAKE) $(CONFIG) trials=1 -- trials)
 	@$(PY) -m rrr_utils.report --trials --profile "$$PROFILE"
 
 ablations: $(VENV)/stamp
+	@$(plain)
 	@$(call run,$(SNAKEMAKE) $(CONFIG) ablations=1 -- ablations)
 	@$(PY) -m rrr_utils.report --ablations --profile "$$PROFILE"
 

@@ -161,8 +161,10 @@ def _fresh(voice: Voice, task: ModuleType, lines: list[dict]) -> None:
             spent["tries"].append(completion.text)
             spent["verdicts"].append(verdict)
             spent["tokens"] += completion.tokens
-            if spent["verdict"] is None or tasks.is_right(verdict, s.verdict):
-                spent["verdict"] = verdict
+            if spent["verdict"] is None or tasks.is_right(verdict, s.verdict) > tasks.is_right(
+                spent["verdict"], s.verdict
+            ):
+                spent["verdict"] = verdict  # the first that is right, else the first
         left = [line for line in left if _buys_one_more(**line["second"])]
 
 

@@ -98,9 +98,14 @@ def tries(voice: Voice, rows: list[dict], given: list[dict | None]) -> list[dict
     who = {"policy": voice.policy, "seed": s.seed, "decoding": voice.decoding}
     lines = [{"id": line["id"], **who, **{k: v for k, v in line.items() if k not in who}} for line in lines]
     failed, wanted = [line for line in lines if not tasks.is_right(line["verdict"], s.verdict)], controls.chosen(s)
+    for line in failed:
+        if "own" not in line["second"]:  # it was right before: `always` is a copy of what comes now
+            line["second"].pop("always", None)
     for control in [name for name in wanted if name not in EVERY_ITEM]:
         if left := [line for line in failed if control not in line["second"]]:
-            controls.ADD[control](voice, task, left)
+            controls.ADD[control](
+                voice, task, failed if control == "swapped" else left
+            )  # donors are of the whole block
     for control in [name for name in wanted if name in EVERY_ITEM]:
         controls.ADD[control](voice, task, [line for line in lines if control not in line["second"]])
     for line in lines:  # always in the same order, whatever was given

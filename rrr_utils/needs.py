@@ -48,7 +48,7 @@ def check(settings: Settings, stage: str) -> None:
     if stage == "failures" and (settings.source or "procedural:").startswith("procedural:"):
         tasks.load(tasks.get(settings.task), "train", 1, runs.source_of(settings), settings.max_bad_rows)
     check_upstream(settings, stage)
-    if stage == "train" and (found := runs.done(settings, "failures")):
+    if stage == "train" and settings.objective == "reflection" and (found := runs.done(settings, "failures")):
         settings.check_failures(found["summary"].get("failures", settings.failures_per_step))
     with runs.hold(runs.root(settings)):  # the folder can be made and written to
         pass

@@ -48,28 +48,42 @@ def verify_again(task: ModuleType, line: dict, which: str) -> dict:
 
 def older(settings: Settings, folder: Path) -> dict[Key, dict]:
     """Lines of other evaluations with the same texts, verdicts given anew. `folder`: the evaluation that was begun."""
-    task, lines = tasks.get(settings.task), {}
-    ours = _bears_on_texts(task, read_json(folder / "begun.json"))
+    task, lines, begun = tasks.get(settings.task), {}, read_json(folder / "begun.json")
+    ours, now = _bears_on_texts(task, begun), begun["identity"]
     for run in runs.listed(runs.root(settings)):
         if run.begun["stage"] != "evaluate" or run.folder.parent != folder.parent or run.folder == folder:
             continue
         damaged = (run.folder / "result.damaged.json").exists() or (run.result and not runs.whole(run.folder))
         if damaged or _bears_on_texts(task, run.begun) != ours:
             continue
+        shows = {"generic": "generic", "forced": "forced_words", "outright": "outright_request"}
+        stale = {name for name, what in shows.items() if run.begun["identity"].get(what) != now.get(what)}
         for line in read_log(run.folder / "samples.jsonl"):
-            lines[key(line)] = verify_again(task, line, settings.verdict) | {"from": line.get("from", run.folder.name)}
+            line = verify_again(task, line, settings.verdict) | {"from": line.get("from", run.folder.name)}
+            second = {k: v for k, v in line["second"].items() if k not in stale and not _other_text(task, line, k)}
+            if len(second) >= len(lines.get(key(line), {"second": {}})["second"]):  # the fuller one of two
+                lines[key(line)] = line | {"second": second}
     return lines
+
+
+def _other_text(task: ModuleType, line: dict, control: str) -> bool:
+    """Whether the task makes another text of the own reflection by now than the one that this control was shown."""
+    if control not in ("masked", "cut") or not hasattr(task, "mask" if control == "masked" else "answers_in"):
+        return False
+    own, shown = line["second"]["own"]["reflection"], line["second"][control]["reflection"]
+    now = tasks.told(task, "mask", own, line["row"]) if control == "masked" else tasks.cut(task, own, line["row"])
+    return shown != now
 
 
 def _bears_on_texts(task: ModuleType, begun: dict) -> dict:
     """What two evaluations must share so that equal rows, policies and decodings have equal texts."""
     names = "model_hash load_in_4bit shown chain_of_thought temperature attempt_tokens reflection_tokens".split()
-    names += ["generic", "forced_words", "outright_request"]
     if not hasattr(task, "EXAMPLE"):  # then only the task's file tells what its prompts are
         names.append("task_hash")
     adapter = {name.partition("/")[2]: sha for name, sha in begun["read"].items() if "/adapter/" in name}
     machine = {name: begun["settings"].get(name) for name in ("engine", "dtype")}
-    return {"adapter": adapter, **machine, **{name: begun["identity"].get(name) for name in names}}
+    version = begun["identity"]["versions"]["stage"]
+    return {"adapter": adapter, "version": version, **machine, **{n: begun["identity"].get(n) for n in names}}
 
 
 def vanilla(settings: Settings) -> dict[Key, dict]:
@@ -88,9 +102,9 @@ def given(policy: str, decoding: str, row: dict, older: dict[Key, dict], vanilla
     if policy != "reflector":
         return known
     base = vanilla["vanilla", decoding, row["id"]]
-    if known is not None and known["attempt"] == base["attempt"]:
-        return known
     shared = {name: base["second"][name] for name in ("blind", "generic") if name in base["second"]}
+    if known is not None and known["attempt"] == base["attempt"]:
+        return known | {"second": known["second"] | shared}
     return {name: value for name, value in base.items() if name != "from"} | {"second": shared}
 
 

@@ -42,8 +42,9 @@ def grpo_config(settings: Settings, directory: Path) -> GRPOConfig:
         per_device_train_batch_size=micro_batch, gradient_accumulation_steps=accumulation,
         steps_per_generation=accumulation, num_generations=s.reflections_per_failure, num_iterations=1,
         shuffle_dataset=True, remove_unused_columns=False,
-        # sampling reflections
-        max_completion_length=s.reflection_tokens, temperature=s.temperature, top_p=1.0, top_k=0, min_p=None,
+        # sampling reflections, or first tries
+        max_completion_length=s.attempt_tokens if s.objective == "answer" else s.reflection_tokens,
+        temperature=s.temperature, top_p=1.0, top_k=0, min_p=None,
         repetition_penalty=1.0, mask_truncated_completions=False, use_vllm=False,
         # the loss
         beta=s.beta, loss_type=s.loss_type, scale_rewards="group", epsilon=0.2, epsilon_high=0.2,

@@ -7,7 +7,7 @@ import contextlib
 import pytest
 from small import small
 
-from rrr_utils import controls, conversation, evaluation, samples, tasks
+from rrr_utils import controls, conversation, evaluation, files, runs, samples, tasks
 from rrr_utils.sampling import Completion
 from rrr_utils.settings import CONTROLS
 from rrr_utils.tasks import countdown
@@ -144,6 +144,39 @@ def test_verdicts_given_again_keep_what_a_right_first_try_has(tmp_path):
     assert list(wrong_now["second"]) == ["always", "outright"] and not wrong_now["verdict"]["correct"]
     right_now = samples.verify_again(countdown, lines[0] | {"attempt": f"<answer> {RIGHT['a']} </answer>"}, "strict")
     assert list(right_now["second"]) == ["always", "outright"]
+
+
+def test_a_first_try_that_is_no_longer_right_gets_all_second_tries_and_always_is_a_copy_again(tmp_path):
+    lines, _ = lines_of(tmp_path)
+    changed = [samples.verify_again(countdown, line | {"attempt": "<answer> 1 </answer>"}, "strict") for line in lines]
+    again, noting = lines_of(tmp_path, given=changed)
+    assert list(again[3]["second"]) == list(CONTROLS[:8]) and again[3]["second"]["always"] == again[3]["second"]["own"]
+    assert {desc.split(": ")[1] for desc, messages, *_ in noting.asked if messages[0] != noting.asked[0][1][0]} == {
+        "retry (swapped)"
+    }  # of the others only what the others lend their reflections to
+    assert [line["second"]["swapped"]["donor"] for line in again] == ["c", "c", "d", "a"]
+
+
+def test_of_older_lines_the_fullest_is_taken_and_nothing_that_would_be_shown_otherwise_now(tmp_path, monkeypatch):
+    folders = [tmp_path / name for name in ("evaluate-vanilla-1", "evaluate-vanilla-2", "evaluate-vanilla-3")]
+    for folder, names in zip(folders, (CONTROLS, CONTROLS[:2], ()), strict=True):
+        lines, _ = lines_of(tmp_path, "vanilla", controls=["own", *names[1:]])
+        words = {"generic": "older" if names else "newer", "forced_words": "Aim", "outright_request": "Do it outright."}
+        begun = {"stage": "evaluate", "settings": {}, "read": {}, "identity": {"versions": {"stage": 2}, **words}}
+        folder.mkdir()
+        files.write_json(folder / "begun.json", begun)
+        files.write_jsonl(folder / "samples.jsonl", lines)
+    there = [runs.Run(folder, files.read_json(folder / "begun.json"), None, None) for folder in folders]
+    monkeypatch.setattr(runs, "listed", lambda root: there)
+    monkeypatch.setattr(countdown, "mask", lambda reflection, row: "hidden")
+    found = samples.older(small(tmp_path, seed=None), folders[2])
+    assert list(found["vanilla", "greedy", "a"]["second"]) == [c for c in CONTROLS if c not in ("generic", "masked")]
+    assert found["vanilla", "greedy", "a"]["from"] == "evaluate-vanilla-1"
+    there[0].begun["identity"]["versions"] = {"stage": 1}
+    assert list(samples.older(small(tmp_path, seed=None), folders[2])["vanilla", "greedy", "a"]["second"]) == [
+        "own",
+        "blind",
+    ]
 
 
 def test_tokens_are_counted_once(tmp_path):

@@ -58,6 +58,8 @@ def test_plain_grpo_trains_first_tries_on_every_query_and_is_judged_by_them(home
     settings = small(home, objective="answer", policies=["trained"], steps=2, learning_rate=1e-3)
     train_on, dev = training.examples(settings)
     assert len(train_on) == settings.train_queries and len(dev) == 4 * settings.dev_items  # solved ones too
+    config = training.grpo_config(settings, runs.root(settings))
+    assert config.max_completion_length == settings.attempt_tokens < settings.reflection_tokens  # as it is judged
     [example] = training.dataset(settings, train_on[:1])
     assert example["prompt"] == conversation.attempt(countdown, train_on[0]["row"])
     result, lines, scored = run(settings)

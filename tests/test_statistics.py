@@ -113,14 +113,17 @@ def test_holm_is_the_textbooks_whatever_the_order():
 
 
 def test_what_could_have_been_seen_is_seen_four_times_in_five(monkeypatch):
-    monkeypatch.setattr(statistics, "RESAMPLES", 400)
-    rng, seen, told = np.random.default_rng(0), 0, []
-    for _ in range(300):  # 100 items with a spread of 1, whose means lie 2.8 standard errors from 0
-        low, high = statistics.cluster_bootstrap(rng.normal(0.28, 1, 100), range(100))
-        seen += low > 0
-        told.append(statistics.detectable(low, high))
-    assert 0.74 < seen / 300 < 0.86 and np.mean(told) == pytest.approx(0.28, abs=0.01)
-    assert np.isnan(statistics.detectable(0.0, 0.0))
+    """Two seeds on 100 clusters of two items: by the test that decides, Holm's smallest of ten included."""
+    monkeypatch.setattr(statistics, "RESAMPLES", 100)
+    monkeypatch.setattr(statistics, "FLIPS", 2000)
+    rng, seen, told, clusters = np.random.default_rng(0), 0, [], np.repeat(np.arange(100), 2)
+    for _ in range(200):  # the mean over seeds of a cluster varies by 1 around .36
+        values = 0.36 + np.repeat(rng.normal(0, 1, 100), 2) + np.array([[1], [-1]])  # seeds differ, p is about these
+        test = statistics.paired_difference(values, np.zeros(200), clusters)
+        seen += 10 * test.p < 0.05
+        told.append(statistics.detectable(test.error, 10))
+    assert 0.72 < seen / 200 < 0.88 and np.mean(told) == pytest.approx(0.365, abs=0.01)
+    assert np.isnan(statistics.detectable(0.0))
 
 
 def test_values_and_clusters_must_match():

@@ -166,7 +166,7 @@ def judged(rows: list[dict]) -> pd.DataFrame:
     """Comparisons with what is told of all together: `p_holm`, and the `finding` in words. A row holds COMPARISONS as
     far as they are known, and `by_seed`, single seeds' differences."""
     for row, p in zip(rows, statistics.holm([row["p"] for row in rows]), strict=True):
-        by_seed, least = row["by_seed"], statistics.detectable(row["ci_low"], row["ci_high"])
+        by_seed, least = row["by_seed"], statistics.detectable(row["error"], len(rows))
         row |= {"p_holm": p, "seeds": len(by_seed), "lowest": min(by_seed), "highest": max(by_seed)}
         row |= {"detectable": least, "finding": _finding(row | {"detectable": least})}
     return pd.DataFrame(rows, columns=COMPARISONS)

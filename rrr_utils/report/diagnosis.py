@@ -46,7 +46,7 @@ def table(task: str, samples: Iterable[dict], verdict: str = "strict") -> pd.Dat
     for line in samples:
         if own := (line.get("second") or {}).get("own"):
             group = line["policy"], line["decoding"]
-            words = *group, *_NUMBER.sub("#", own["reflection"]).split()
+            words = *group, line["seed"], *_NUMBER.sub("#", own["reflection"]).split()
             ids[words].add(line["id"])
             told = _told(module, own, line["row"], tasks.is_right(own["verdict"], verdict))
             rows[group].append(told | {"words": words})

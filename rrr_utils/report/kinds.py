@@ -25,6 +25,10 @@ def over_steps(task: str, logged: Iterable[dict]) -> pd.DataFrame:
     """Shares of the kinds in a training's `reflections.jsonl`, a row per step: `step, n, reward`, a column per kind."""
     module = tasks.get(task)
     kinds = getattr(module, "KINDS", ())
+    logged = list(logged)
+    kinds = (
+        kinds if all("reflection" in line for line in logged) else ()
+    )  # first tries (objective `answer`) are of none
     rows = [(r["step"], r["reward"], module.kind(r["reflection"], r["row"]) if kinds else "") for r in logged]
     frame = pd.DataFrame(rows, columns=["step", "reward", "kind"])
     for name in kinds:

@@ -149,7 +149,8 @@ def beside(task: str, averaged: pd.DataFrame, samples: list[dict]) -> str:
     if task not in TRAINED or not ways:
         return ""
     known = load()
-    cells = known[known["task"] == task].pivot(index="model", columns="cell", values="value")
+    known = known[known["task"] == task].drop_duplicates(["model", "cell"])
+    cells = known.pivot(index="model", columns="cell", values="value")
     both = cells.reindex(columns=["vanilla_first", "trained_first"]).dropna()
     theirs = ", ".join(f"{name} {old:.1f} to {new:.1f}" for name, old, new in both.itertuples())
     ours = ", ".join(f"{100 * first['vanilla', how]:.1f} to {100 * first['trained', how]:.1f} ({how})" for how in ways)

@@ -24,6 +24,7 @@ class Comparison(NamedTuple):
     difference: float
     ci_low: float
     ci_high: float
+    error: float  # standard error over clusters alone, as p is
     p: float
     a_only: int
     b_only: int
@@ -88,15 +89,16 @@ def _percentiles(sums: np.ndarray, sizes: np.ndarray, seed: int) -> tuple[float,
     return float(low), float(high)
 
 
-def detectable(ci_low: float, ci_high: float) -> float:
-    """The smallest true difference that a test at 5%, uncorrected, sees with 80% power: 2.8 standard errors.
+def detectable(error: float, tests: int = 1) -> float:
+    """The smallest true difference that is seen with 80% power by a test at 5%, corrected for a number of tests.
 
-    The standard error is taken from the bootstrap's interval; not known (nan) where that has no width.
+    `error`: the difference's standard error; nan where that is 0.
 
-    >>> round(detectable(-0.0196, 0.0196), 4)
-    0.028
+    >>> round(detectable(0.01), 3), round(detectable(0.01, 10), 3)
+    (0.028, 0.036)
     """
-    return (1.96 + 0.84) * (ci_high - ci_low) / (2 * 1.96) if ci_high > ci_low else float("nan")
+    reach = stats.norm.ppf(1 - 0.025 / tests) + stats.norm.ppf(0.8)
+    return float(reach * error) if error > 0 else float("nan")
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -141,7 +143,7 @@ def paired_difference(a: Sequence, b: Sequence, clusters: Sequence[str], seed: i
 
     Either side may be a row for each seed (the k-th of both is the same seed); a single row goes with every seed.
 
-    >>> paired_difference([1, 1, 1, 0], [0, 0, 0, 0], ["a", "a", "b", "c"])[3:]
+    >>> paired_difference([1, 1, 1, 0], [0, 0, 0, 0], ["a", "a", "b", "c"])[4:]
     (0.5, 3, 0, 4, 3)
     """
     a, b = (np.atleast_2d(np.asarray(values, dtype=float)) for values in (a, b))
@@ -149,5 +151,7 @@ def paired_difference(a: Sequence, b: Sequence, clusters: Sequence[str], seed: i
         raise ValueError(f"{a.shape} and {b.shape} values: a paired comparison needs the same items on both sides")
     sums, sizes = cluster_sums(a - b, clusters)
     total = (a - b).sum(axis=0)  # flips of a sum over seeds are those of the mean, and whole numbers stay whole
-    tests = float((a - b).mean()), *_percentiles(sums, sizes, seed), sign_flip_p(sums.sum(axis=0), seed)
+    count, off = len(sizes), sums.mean(axis=0) - (a - b).mean() * sizes
+    error = (count / max(1, count - 1) * (off**2).sum()) ** 0.5 / sizes.sum()
+    tests = float((a - b).mean()), *_percentiles(sums, sizes, seed), float(error), sign_flip_p(sums.sum(axis=0), seed)
     return Comparison(*tests, int((total > 0).sum()), int((total < 0).sum()), len(total), len(sizes))

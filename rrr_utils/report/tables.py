@@ -226,7 +226,7 @@ right at first or right on the retry, over all problems; "always retried" and "a
 alone. Recovery rate: % of the base model's first failures, the same for every row, that are right at the second try.
 Comparisons pool the seeds: a is a try of the trained model, b the base model's, or its own after the control named.
 p: sign flips over clusters, corrected (Holm) over all questions and decodings; below 0.05 a difference counts as seen.
-To be seen: the smallest difference, in points, that would have been seen with 80% power (at 5%, not corrected)."""
+To be seen: the smallest difference, in points, that would have been seen with 80% power, by the same test."""
 PAPER_NOTE = """\
 % right. V: from the abstract or the first author's talk; S: from readers' summaries that quote the full text. Ours:
 greedy, the mean over seeds, with its 95% interval; within: the paper's value lies in it, or it reaches into "over 50".
