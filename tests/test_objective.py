@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+import pandas as pd
 import pytest
 from small import small
 
 from rrr_utils import conversation, evaluation, failures, files, runs, tasks, training
 from rrr_utils.errors import SettingsError
+from rrr_utils.report import figures
 from rrr_utils.tasks import countdown
 
 
@@ -77,6 +79,17 @@ def test_plain_grpo_trains_first_tries_on_every_query_and_is_judged_by_them(home
     voice = evaluation.Voice(base, lambda: evaluation._sampler(base), "vanilla", "greedy", 0)
     right = [line["verdict"]["correct"] for line in evaluation.tries(voice, greedy, [None] * 6)]
     assert scored[0]["greedy"] == sum(right) / 6  # the untrained model's first tries
+
+
+def test_the_curve_of_plain_grpo_is_its_reward_alone(home, tmp_path):
+    """Notebooks 02 and 04 draw it: first tries are of no kind of reflection."""
+    settings = small(home, objective="answer", policies=["trained"], steps=2, learning_rate=1e-3)
+    run(settings)
+    folder = runs.stage_dir(settings, "train")
+    figures.training_curves(settings.task, {0: folder}, tmp_path / "curve")
+    drawn = pd.read_csv(tmp_path / "curve.csv")
+    assert list(drawn.columns) == ["seed", "step", "reward", "n"]
+    assert drawn["reward"].tolist() == [line["reward"] for line in files.read_jsonl(folder / "training.jsonl")]
 
 
 def test_plain_grpo_has_no_reflector(tmp_path):
