@@ -145,7 +145,7 @@ def test_the_profile_s_studies_share_its_runs_and_train_no_more_than_they_must()
     folders = {(stage, runs.stage_dir(one, stage)) for *_, one, stage in every}
     # trained are the recipe, the answer as objective, base retries and another loss; nothing for harder problems, and
     # nothing for the controls
-    assert Counter(stage for stage, _ in folders) == {"train": 3 + 3 + 1 + 1, "evaluate": 4 + 3 + 3 + 6 + 3 + 1 + 1}
+    assert Counter(stage for stage, _ in folders) == {"train": 3 + 3 + 1 + 1, "evaluate": 4 + 4 + 3 + 4 + 1 + 1}
     assert len({runs.stage_dir(one, "failures") for *_, one, _ in every}) == 1
     with pytest.raises(SettingsError, match="no ablations of profile 'nothing'"):
         ablations.load("nothing")
