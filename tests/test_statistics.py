@@ -162,7 +162,7 @@ def test_sign_flip_p_of_many_clusters_agrees_with_random_flips():
 
 def test_nothing_differs_then_p_is_one():
     assert statistics.sign_flip_p(np.zeros(5)) == 1.0
-    assert statistics.paired_difference([1, 0], [1, 0], ["a", "b"])[:4] == (0.0, 0.0, 0.0, 1.0)
+    assert statistics.paired_difference([1, 0], [1, 0], ["a", "b"])[:5] == (0.0, 0.0, 0.0, 0.0, 1.0)
 
 
 def test_fifteen_thousand_items_take_no_time():
