@@ -94,9 +94,10 @@ def controls(averaged: pd.DataFrame, path: Path, decoding: str = "greedy") -> Pa
         style = {"color": COLOURS[policy], "label": POLICIES[policy], "error_kw": {"lw": 1}}
         drawn = axes.barh(at, mean, 0.38, xerr=np.clip([mean - low, high - mean], 0, None), capsize=2.5, **style)
         axes.bar_label(drawn, fmt="%.1f", padding=2, fontsize=8.5)
-    right = 100 * bars.set_index("control")["accuracy"]  # of the last policy drawn
-    others = f", at most {right.drop('own').max():.0f}% otherwise" if len(right) > 1 else ""
-    axes.set_title(f"{policies[-1]} ({decoding}): {right['own']:.0f}% after the own reflection{others}".capitalize())
+    own = 100 * bars.set_index("control")["accuracy"]["own"]  # of the last policy drawn
+    others = here[here["policy"].isin(policies) & (here["control"] != "own")]["accuracy"]
+    said = f", at most {100 * others.max():.0f}% otherwise" if len(others) else ""
+    axes.set_title(f"{policies[-1]} ({decoding}): {own:.0f}% after the own reflection{said}".capitalize())
     axes.set_yticks(range(len(names)), [SECOND[name] for name in names])
     axes.set(xlabel="% of test problems right at the second try", ylim=(len(names) - 0.5, -0.5))
     axes.grid(axis="x")
