@@ -47,9 +47,12 @@ def postfix(tokens: list, loose: bool = False) -> list | None:
     return output + [step for step in waiting[::-1] if step != "("]
 
 
-def value_of(steps: list) -> Fraction | None:
-    """The exact value of `postfix` steps, with numbers as text or fractions; None if it divides by zero."""
-    stack: list[Fraction] = []
+def value_of(steps: list) -> int | Fraction | None:
+    """The exact value of `postfix` steps, with numbers as text or as they are; None if it divides by zero.
+
+    Whole numbers stay int, since fractions are ten times slower.
+    """
+    stack: list[int | Fraction] = []
     for step in steps:
         if step == "negate":
             stack[-1] = -stack[-1]
@@ -57,10 +60,14 @@ def value_of(steps: list) -> Fraction | None:
             b, a = stack.pop(), stack.pop()
             if step == "/" and b == 0:
                 return None
-            stack.append(a + b if step == "+" else a - b if step == "-" else a * b if step == "*" else a / b)
+            stack.append(a + b if step == "+" else a - b if step == "-" else a * b if step == "*" else _quotient(a, b))
         else:
-            stack.append(Fraction(int(step)) if isinstance(step, str) else step)
+            stack.append(int(step) if isinstance(step, str) else step)
     return stack[0]
+
+
+def _quotient(a: int | Fraction, b: int | Fraction) -> int | Fraction:
+    return Fraction(a) / b if a % b else int(a // b)
 
 
 def canonical(steps: list) -> str:

@@ -11,6 +11,7 @@ Covered: the embedded model's notation, where `: + 31 - 23` after `9 * 3 = 27` c
 Not covered: arithmetic in words. Linear in the text, whatever the text; exact fractions; nothing is executed.
 """
 
+import functools
 import re
 from bisect import bisect_left, bisect_right
 from collections import Counter
@@ -50,7 +51,7 @@ class Content(NamedTuple):
 class _Step(NamedTuple):
     """One evaluated expression."""
 
-    value: Fraction  # the stated result
+    value: int | Fraction  # the stated result
     right: bool  # whether the sum is right, as far as can be told
     sound: bool  # whether it is right, and the steps behind the results it uses are right too
     used: Counter | None  # the given numbers in it; None if it uses others
@@ -58,7 +59,7 @@ class _Step(NamedTuple):
     begin: int  # where in the text the first step behind it is
 
 
-_Derived = dict[Fraction, _Step]  # what is behind a result
+_Derived = dict[int | Fraction, _Step]  # what is behind a result
 
 
 def classify(text: str, row: dict | None = None) -> Content:
@@ -73,9 +74,9 @@ def classify(text: str, row: dict | None = None) -> Content:
     """
     nums, target = _problem(row)
     words, numbers, steps = set(), Counter(), []
-    for run, _, _, some in _read(text, nums):
+    for run, _, _, some in _read(text, tuple(nums)):
         words.update([run] if isinstance(run, str) else [])
-        numbers.update(t for t in run if isinstance(t, Fraction))
+        numbers.update(t for t in run if isinstance(t, int | Fraction))
         steps += some
     full = [s for s in steps if nums and s.used == Counter(nums)]
     claims = bool(steps) and ("yes" in words or any(s.value == target for s in full))
@@ -94,7 +95,7 @@ def answers(text: str, row: dict) -> list[tuple[str, str]]:
     [('; 9 * 3 = 27 and 4 : + 31 yes', '((3*9)+4)')]
     """
     (nums, target), found = _problem(row), []
-    for run, begin, end, steps in _read(text, nums):
+    for run, begin, end, steps in _read(text, tuple(nums)):
         hits = [s for s in steps if s.sound and s.value == target and s.used == Counter(nums)]
         if hits:
             found.append((hits[0].begin, end, hits[0].form))
@@ -109,13 +110,14 @@ def wrong_sums(text: str, row: dict) -> list[str]:
     >>> wrong_sums("Aim 31 ; 9 - 3 = 5 and 4 : + 9 ; 9 * 3 = 27 and 4 : + 32 .", {"nums": [3, 9, 4], "target": 31})
     ['; 9 - 3 = 5 and 4 : + 9', '; 9 * 3 = 27 and 4 : + 32']
     """
-    read = _read(text, _problem(row)[0])
+    read = _read(text, tuple(_problem(row)[0]))
     wrong = [(begin, end, "") for _, begin, end, steps in read if not all(step.right for step in steps)]
     return [passage for passage, _ in _passages(text, wrong)]
 
 
-def _read(text: str, nums: list[int]) -> list[tuple[str | list, int, int, list[_Step]]]:
-    """Each of `_runs` and the expressions that it evaluates."""
+@functools.lru_cache(maxsize=2**14)  # kinds, leaks and wrong sums are told of the same texts, one after the other
+def _read(text: str, nums: tuple[int, ...]) -> list[tuple[str | list, int, int, list[_Step]]]:
+    """Each of `_runs` and the expressions that it evaluates. Nobody changes what it returns."""
     derived: _Derived = {}
     return [(run, b, e, [] if isinstance(run, str) else _steps(run, nums, derived, b)) for run, b, e in _runs(text)]
 
@@ -167,7 +169,7 @@ def _runs(text: str) -> list[tuple[str | list, int, int]]:
         sign = sign or (_WORDS.get(word.lower(), "") if run else "")
         if number or sign not in ("", "!="):
             begin, end = begin if run else match.start(), match.end()
-            run.append(sign or (Fraction(number) if len(number) <= DIGITS else None))
+            run.append(sign or (_number(number) if len(number) <= DIGITS else None))
             continue
         runs += [(run, begin, end)] if run else []
         runs += [(word.lower(), *match.span())] if word else []
@@ -175,7 +177,11 @@ def _runs(text: str) -> list[tuple[str | list, int, int]]:
     return [*runs, (run, begin, end)] if run else runs
 
 
-def _steps(run: list, nums: list[int], derived: _Derived, begin: int) -> list[_Step]:
+def _number(text: str) -> int | Fraction:
+    return int(text) if "." not in text else int(exact) if (exact := Fraction(text)).denominator == 1 else exact
+
+
+def _steps(run: list, nums: tuple[int, ...], derived: _Derived, begin: int) -> list[_Step]:
     """The evaluated expressions of a run from `begin` on. `derived` keeps what is behind each result for later ones."""
     steps: list[_Step] = []
     parts = _split(run, ":")
@@ -190,13 +196,13 @@ def _steps(run: list, nums: list[int], derived: _Derived, begin: int) -> list[_S
             stated = sides[k + 1][0] if k + 1 < len(sides) else sides[k - 1][1] if k else []
             if k + 1 == len(sides) and len(stated) != 1:  # the last side is a result, or `27 + 4` in `31 = 27 + 4`
                 continue
-            result = next((t for t in stated if isinstance(t, Fraction)), None)
+            result = next((t for t in stated if isinstance(t, int | Fraction)), None)
             parsed = _parsed(expression)
             value = parsed and value_of(parsed)
             if result is None or value is None or not any(t in _OPERATORS for t in expression):
                 continue
             earlier = derived if number + 1 == len(parts) else {}  # a first step before a colon has given numbers only
-            numbers = [t for t in expression if isinstance(t, Fraction)]
+            numbers = [t for t in expression if isinstance(t, int | Fraction)]
             used, opened = _used(numbers, nums, earlier)
             behind = {k: earlier[numbers[k]] for k in opened}
             rounded = 1 not in (value.denominator, result.denominator) and abs(value - result) < Fraction(1, 100)
@@ -205,7 +211,7 @@ def _steps(run: list, nums: list[int], derived: _Derived, begin: int) -> list[_S
             form = None
             if used:
                 leaves = iter([behind[k].form if k in behind else t for k, t in enumerate(numbers)])
-                form = canonical([next(leaves) if isinstance(t, Fraction) else t for t in parsed])
+                form = canonical([next(leaves) if isinstance(t, int | Fraction) else t for t in parsed])
             first = min([begin, *(step.begin for step in behind.values())])
             steps.append(_Step(result, right, sound, used, form, first))
             if used:
@@ -213,15 +219,15 @@ def _steps(run: list, nums: list[int], derived: _Derived, begin: int) -> list[_S
     return steps
 
 
-def _taken_on(fact: _Step, part: list, nums: list[int]) -> list[_Step]:
+def _taken_on(fact: _Step, part: list, nums: tuple[int, ...]) -> list[_Step]:
     """The steps of the embedded model's `: + 31 - 23`: the fact's result combined with the number that is left."""
     steps = []
-    left = [Fraction(n) for n in (Counter(nums) - fact.used).elements()] if fact.used else []
+    left = list((Counter(nums) - fact.used).elements()) if fact.used else []
     known = len(left) == 1  # else the fact uses other numbers, or the row is not known
     pair = sorted([(fact.value, fact.form), *((n, str(n)) for n in left)], key=lambda one: -one[0])
     values, forms = zip(*pair, strict=True)
     for op, value in zip(part, part[1:], strict=False):
-        if op in _OPERATORS and isinstance(value, Fraction):
+        if op in _OPERATORS and isinstance(value, int | Fraction):
             if known:
                 right, used, form = value_of([*values, op]) == value, Counter(nums), canonical([*forms, op])
                 steps.append(_Step(value, right, right and fact.sound, used, form, fact.begin))
@@ -234,7 +240,7 @@ def _unevaluated(run: str | list, nums: list[int], target: int | None) -> str | 
     """The canonical form of an expression of exactly the given numbers that makes the target, in a run without "="."""
     parts = [] if isinstance(run, str) or "=" in run else _split(run, ":")
     for tokens in [tokens for part in parts for tokens in _cut(part) if not set(_OPERATORS).isdisjoint(tokens)]:
-        if sorted(t for t in tokens if isinstance(t, Fraction)) == sorted(nums):
+        if sorted(t for t in tokens if isinstance(t, int | Fraction)) == sorted(nums):
             if (parsed := _parsed(tokens)) and value_of(parsed) == target:
                 return canonical(parsed)
     return None
@@ -252,7 +258,7 @@ def _cut(side: list) -> tuple[list, list]:
     return (side[: joins[0]], side[joins[-1] :]) if joins else (side, side)
 
 
-def _used(numbers: list[Fraction], nums: list[int], derived: _Derived) -> tuple[Counter | None, list[int]]:
+def _used(numbers: list[int | Fraction], nums: tuple[int, ...], derived: _Derived) -> tuple[Counter | None, list[int]]:
     """The given numbers behind an expression's numbers, and which of these are results of earlier steps."""
     if not nums or len(numbers) > len(nums):
         return None, []
