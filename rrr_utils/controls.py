@@ -3,7 +3,6 @@
 A control that the task has no text for, or that is not this policy's, is left out (`chosen`).
 """
 
-import contextlib
 from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,17 +11,15 @@ from rrr_utils import conversation, tasks
 from rrr_utils.settings import CONTROLS, Settings
 
 if TYPE_CHECKING:
-    from rrr_utils.sampling import Completion, HFSampler
-
-#: most fresh tries that the tokens of a reflection are spent on
-MOST_TRIES = 32
+    from rrr_utils.engines import Sampler
+    from rrr_utils.sampling import Completion
 
 
 class Voice(NamedTuple):
     """Who speaks in a block of tries, and how."""
 
     settings: Settings
-    sampler: Callable[[], "HFSampler"]
+    sampler: Callable[[], "Sampler"]
     policy: str
     decoding: str
     seed: int  # of the block; every kind of text adds its own salt
@@ -38,15 +35,15 @@ class Voice(NamedTuple):
         begin: str = "",
     ) -> "list[Completion]":
         """A completion of each conversation, its first words given by `begin`. The reflector's adapter is on only while
-        it reflects."""
+        it reflects, and vanilla has none."""
         if not asked:
             return []
         if heat is None:
             heat = 0.0 if self.decoding == "greedy" else self.settings.temperature
         sampler, label = self.sampler(), f"{self.policy}, {self.decoding}: {what}"
-        base = self.policy == "reflector" and not reflecting
-        with sampler.policy.adapter_off() if base else contextlib.nullcontext():
-            return [own[0] for own in sampler.sample(asked, 1, tokens, heat, 101 * self.seed + salt, label, begin)]
+        base = self.policy == "vanilla" or (self.policy == "reflector" and not reflecting)
+        said = sampler.sample(asked, 1, tokens, heat, 101 * self.seed + salt, label, begin, adapter=not base)
+        return [own[0] for own in said]
 
 
 def chosen(settings: Settings) -> tuple[str, ...]:
@@ -153,7 +150,7 @@ def _fresh(voice: Voice, task: ModuleType, lines: list[dict]) -> None:
     s, left = voice.settings, list(lines)
     for line in lines:
         line["second"]["fresh"] = {"tries": [], "verdicts": [], "verdict": None, "tokens": 0}
-    for number in range(MOST_TRIES):
+    for number in range(s.fresh_tries):
         asked = [conversation.attempt(task, line["row"], s.chain_of_thought) for line in left]
         said = voice.say(asked, f"fresh try {number + 1}", s.attempt_tokens, 40 + number, s.temperature)
         for line, completion in zip(left, said, strict=True):

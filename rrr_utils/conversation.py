@@ -5,10 +5,18 @@ different words. The history is passed on as messages, never as rendered text: n
 """
 
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from rrr_utils import tasks
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 Messages = list[dict[str, str]]
+
+#: what every chat template is given, here and by trl: Llama's prints today's date unless it is told one, so that
+#: prompts of training and of evaluation would differ, and Qwen3's asks it to think. A template ignores other names.
+TEMPLATE = {"date_string": "26 Jul 2024", "enable_thinking": False}
 
 #: appended to the task's question; the paper asks for no chain of thought
 DIRECT = "Reply with the answer only."
@@ -57,3 +65,12 @@ def after_outright(task: ModuleType, row: dict, request: str, said: str, chain_o
     """The question, after what the model said to `outright`."""
     told = {"role": "assistant", "content": said}
     return [*outright(task, row, request, chain_of_thought), told, *attempt(task, row, chain_of_thought)]
+
+
+def prompt_ids(tokenizer: "PreTrainedTokenizerBase", asked: list[Messages], begin: str = "") -> list[list[int]]:
+    """Token ids of conversations as every engine takes them, each followed by the first words of its completion.
+
+    The template writes the one token that begins a text (BOS), if the model has one.
+    """
+    texts = [tokenizer.apply_chat_template(c, tokenize=False, add_generation_prompt=True, **TEMPLATE) for c in asked]
+    return tokenizer([text + begin for text in texts], add_special_tokens=False)["input_ids"] if texts else []

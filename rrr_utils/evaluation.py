@@ -8,14 +8,14 @@ already is taken over (`samples.py`). Cells are counted in `report/`.
 import functools
 from typing import TYPE_CHECKING
 
-from rrr_utils import controls, conversation, runs, samples, tasks
+from rrr_utils import controls, conversation, forecast, machine, runs, samples, tasks
 from rrr_utils.controls import Voice
 from rrr_utils.errors import ResultsError
 from rrr_utils.files import append_jsonl, read_log
 from rrr_utils.settings import EVERY_ITEM, Settings
 
 if TYPE_CHECKING:
-    from rrr_utils.sampling import HFSampler
+    from rrr_utils.engines import Sampler
 
 #: items generated and appended at a time
 BLOCK = 1024
@@ -26,7 +26,7 @@ def generate(settings: Settings) -> None:
     if runs.done(settings, "evaluate"):
         return
     rows = test_rows(settings)  # before the folder is begun: bad data leaves none
-    with runs.begin(settings, "evaluate") as (folder, settings):
+    with runs.begin(settings, "evaluate", machine.resolve) as (folder, settings):
         path = folder / "samples.jsonl"
         there = {samples.key(line) for line in read_log(path)}
         older, vanilla = samples.older(settings, folder), samples.vanilla(settings)
@@ -39,7 +39,10 @@ def generate(settings: Settings) -> None:
                         continue
                     given = [samples.given(name, decoding, row, older, vanilla) for row in block]
                     voice = Voice(settings, sampler, name, decoding, start)
-                    lines = tries(voice, block, given)
+                    first = (name, decoding, start) == (_policies(settings)[0], settings.decodings[0], 0)
+                    share = len(block) / len(rows) if first and not (there or older) else 0
+                    with forecast.timed(settings, "evaluate", share):
+                        lines = tries(voice, block, given)
                     append_jsonl(path, [line for line in lines if samples.key(line) not in there])
 
 
@@ -58,7 +61,7 @@ def finish(settings: Settings) -> dict:
     if (result := runs.done(settings, "evaluate")) is not None:
         return result
     ids = [row["id"] for row in test_rows(settings)]
-    with runs.begin(settings, "evaluate") as (folder, settings):
+    with runs.begin(settings, "evaluate", machine.resolve) as (folder, settings):
         path = folder / "samples.jsonl"
         lines = read_log(path)
         wanted = {(name, how, item) for name in _policies(settings) for how in settings.decodings for item in ids}
@@ -76,12 +79,11 @@ def _policies(settings: Settings) -> tuple[str, ...]:
     return ("vanilla",) if settings.seed is None else settings.policies
 
 
-def _sampler(settings: Settings) -> "HFSampler":
-    from rrr_utils.policy import load_policy
-    from rrr_utils.sampling import HFSampler
+def _sampler(settings: Settings) -> "Sampler":
+    from rrr_utils import engines
 
     adapter = None if settings.seed is None else runs.stage_dir(settings, "train") / "adapter"
-    return HFSampler(load_policy(settings, adapter), settings.sample_batch)
+    return engines.make_sampler(settings, adapter)
 
 
 def tries(voice: Voice, rows: list[dict], given: list[dict | None]) -> list[dict]:
@@ -121,8 +123,7 @@ def show(settings: Settings, row: dict) -> str:
     sampler = functools.cache(lambda: _sampler(settings))
     settings = settings.model_copy(update={"controls": ("own",)})
     base = settings.model_copy(update={"seed": None})
-    with sampler().policy.adapter_off():
-        [before] = tries(Voice(base, sampler, "vanilla", "greedy", 0), [row], [None])
+    [before] = tries(Voice(base, sampler, "vanilla", "greedy", 0), [row], [None])
     mark = _mark(before["verdict"])
     lines = [f"task         {tasks.prompt(task, row)}", f"attempt      {before['attempt']}   {mark}"]
     if not before["second"]:

@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from rrr_utils import conversation, runs, tasks
+from rrr_utils import conversation, engines, forecast, machine, runs, tasks
 from rrr_utils.errors import ResultsError
 from rrr_utils.files import append_jsonl, read_log, write_jsonl
-from rrr_utils.sampling import HFSampler, make_sampler
 from rrr_utils.settings import Settings
 
 
@@ -36,10 +35,10 @@ def sample(settings: Settings) -> None:
     if runs.done(settings, "failures"):
         return
     train, dev = queries(settings)  # before the folder is begun: bad data leaves none
-    with runs.begin(settings, "failures") as (folder, settings):
+    with runs.begin(settings, "failures", machine.resolve) as (folder, settings):
         sampler = None
         for number, rows in _left(settings, train, dev, folder):
-            sampler = sampler or make_sampler(settings)
+            sampler = sampler or engines.make_sampler(settings)
             if number is None:
                 _sample_round(settings, sampler, rows, 0, 1, 0.0, folder / "dev_attempts.jsonl")
             else:
@@ -70,7 +69,7 @@ def finish(settings: Settings) -> dict:
     if (result := runs.done(settings, "failures")) is not None:
         return result
     train, dev = queries(settings)
-    with runs.begin(settings, "failures") as (folder, settings):
+    with runs.begin(settings, "failures", machine.resolve) as (folder, settings):
         if left := next(iter(_left(settings, train, dev, folder)), None):
             what = "the dev queries" if left[0] is None else f"round {left[0] + 1} of the train queries"
             raise ResultsError(f"collecting in {folder} is not finished ({what}): run failures.sample again")
@@ -90,7 +89,7 @@ def finish(settings: Settings) -> dict:
 
 
 def _sample_round(
-    settings: Settings, sampler: HFSampler, rows: list[dict], number: int, samples: int, heat: float, log: Path
+    settings: Settings, sampler: engines.Sampler, rows: list[dict], number: int, samples: int, heat: float, log: Path
 ) -> None:
     """One round: `samples` attempts of each row, verified; a line a query in `log`, appended block by block. A block is
     seeded by its place in the round, so that a killed run samples what an unbroken one samples."""
@@ -103,7 +102,9 @@ def _sample_round(
             continue
         asked = [conversation.attempt(task, row, settings.chain_of_thought) for row in block]
         desc = f"attempts, round {number + 1}, {start + len(block)}/{len(rows)}"
-        said = sampler.sample(asked, samples, settings.attempt_tokens, heat, 1000 * number + start, desc)
+        share = len(block) / len(rows) if heat and not (number or start or finished) else 0
+        with forecast.timed(settings, "failures", share):
+            said = sampler.sample(asked, samples, settings.attempt_tokens, heat, 1000 * number + start, desc)
         lines = [_record(settings, task, row, own, number) for row, own in zip(block, said, strict=True)]
         append_jsonl(log, [line for line in lines if line["id"] not in finished])
 

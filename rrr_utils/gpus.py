@@ -1,13 +1,23 @@
 """Which GPUs there are, and taking some for a stage while other launchers run on the same machine. No torch."""
 
+import functools
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from filelock import FileLock, Timeout
+
+
+class Card(NamedTuple):
+    """A GPU: its name, its total memory in bytes, and its compute capability, as in 7.5."""
+
+    name: str
+    total_bytes: int
+    capability: float
 
 
 def visible() -> list[str]:
@@ -19,6 +29,57 @@ def visible() -> list[str]:
     except (OSError, subprocess.SubprocessError):
         return []
     return [str(k) for k, _ in enumerate(line for line in listed.splitlines() if line.startswith("GPU "))]
+
+
+def card() -> Card | None:
+    """The first GPU that this process may use, by nvidia-smi; none where there is none or it is shared out (MIG)."""
+    return _card(there[0]) if (there := visible()) else None
+
+
+@functools.cache
+def _card(gpu: str) -> Card | None:
+    fields = "name,mig.mode.current,memory.total,compute_cap"
+    asked = ["nvidia-smi", f"--id={gpu}", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
+    try:
+        told = subprocess.run(asked, capture_output=True, text=True, timeout=30, check=True).stdout
+        name, shared, mebibytes, capability = (one.strip() for one in told.splitlines()[0].rsplit(",", 3))
+        return None if shared == "Enabled" else Card(name, int(mebibytes) * 2**20, float(capability))
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return None
+
+
+def total_bytes() -> int:
+    """All memory of that GPU, free or not, so that two runs choose alike; of the machine where there is none."""
+    if there := card():
+        return there.total_bytes
+    if visible():  # a slice of a card, which only torch can tell
+        import torch
+
+        if torch.cuda.is_available():
+            return torch.cuda.get_device_properties(0).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def preset_for(card: Card) -> str:
+    """The preset in data/presets.yaml whose ceilings suit a card; what fits it is arithmetic (fit.py).
+
+    >>> preset_for(Card("Tesla T4", 15360 * 2**20, 7.5)), preset_for(Card("NVIDIA L4", 23034 * 2**20, 8.9))
+    ('t4', 'gpu_24gb')
+    >>> preset_for(Card("NVIDIA H100 80GB HBM3", 81559 * 2**20, 9.0))
+    'gpu_80gb'
+    """
+    gibibytes = card.total_bytes / 2**30
+    if card.capability < 8 or gibibytes < 20:
+        return "t4"
+    return "gpu_24gb" if gibibytes < 70 else "gpu_80gb"
+
+
+def preset_here(model: str) -> str:
+    """The preset of this machine's GPU, with the ceilings of an ordinary one where it does not tell its size. Without
+    a GPU cpu for the embedded model; for any other it stays auto, which `needs.check` refuses."""
+    if there := card():
+        return preset_for(there)
+    return "gpu_24gb" if visible() else "cpu" if model == "embedded" else "auto"
 
 
 def take(number: int, prefix: str) -> list[FileLock]:

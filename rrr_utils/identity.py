@@ -134,8 +134,9 @@ def identity(settings: Settings, stage: str) -> dict[str, Any]:
     task = tasks.get(settings.task)
     names = set(STAGE_FIELDS[stage]) - ({"policies"} if settings.seed is None else set())
     path, commit = model_path(settings)
+    usual = {"fresh_tries"} if settings.fresh_tries == Settings.model_fields["fresh_tries"].default else set()
     return {
-        **settings.model_dump(mode="json", include=names),
+        **settings.model_dump(mode="json", include=names - usual),  # older folders keep their names
         "task": task_name(settings),
         "model": model_name(settings),
         "stage": stage,

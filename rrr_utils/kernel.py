@@ -49,6 +49,8 @@ class Kernel(AsyncKernelManager):
         await super()._async_post_start_kernel(**options)
         Kernel.process = psutil.Process(self.provisioner.pid)
 
+    post_start_kernel = _async_post_start_kernel  # what jupyter_client 7 calls, which Colab has
+
 
 class Log:
     """Hands a kernel's output on; for readers that are no terminal, progress bars become lines.

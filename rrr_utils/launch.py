@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rrr_utils import gpus, needs, runs
+from rrr_utils import backup, gpus, needs, runs
 from rrr_utils.errors import PLAIN, SettingsError, nearest, one_line
 from rrr_utils.files import is_disk_error, no_space, write_json
 from rrr_utils.identity import NOTEBOOKS
@@ -28,6 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
         given = _parse(arguments)
         notebook, stage = find(given.notebook)
         parameters, settings = check(notebook, given.profile, given.p)
+        backup.exchange(settings, stage)
         found = runs.done(settings, stage)  # complains of an unknown task, missing data, or a model that is not there
         if not found:
             needs.check(settings, stage)

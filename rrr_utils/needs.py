@@ -3,6 +3,7 @@
 Everything that would stop a stage later is found here first, in one line. `ensure` is for notebooks.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -10,8 +11,8 @@ import shlex
 import subprocess
 import sys
 
-from rrr_utils import gpus, runs, tasks
-from rrr_utils.errors import ResultsError, SettingsError
+from rrr_utils import backup, gpus, machine, runs, tasks
+from rrr_utils.errors import PLAIN, ResultsError, SettingsError
 from rrr_utils.settings import ROOT, Settings, load
 
 
@@ -40,6 +41,8 @@ def check(settings: Settings, stage: str) -> None:
             f"preset {settings.preset} is for a GPU and this machine shows none: on a CPU a model of billions of "
             "parameters takes days. Run it where there is a GPU, or add preset=cpu to run it here all the same"
         )
+    if stage != "tables":
+        machine.refuse(settings, stage)
     if stage == "train" and settings.gpus > max(1, len(there)):
         raise SettingsError(f"gpus is {settings.gpus} but this machine shows {len(there)}: set gpus lower")
     package = settings.report_to
@@ -63,12 +66,13 @@ def missing(settings: Settings, stage: str) -> list[tuple[Settings, str]]:
 
 
 def check_upstream(settings: Settings, stage: str) -> None:
-    """Raise SettingsError where the stage reads what is not there and what nobody asked to be made. The tiny profile
-    makes what it lacks, unless a training of this seed is there with other settings."""
-    for one, name in missing(settings, stage):
+    """Raise SettingsError where the stage reads what is not there and what nobody asked to be made (`make_missing`).
+    The tiny profile makes what it lacks, unless a training of this seed is there with other settings."""
+    for one, name in missing(settings, stage) if not settings.make_missing else ():
         make = f"make it with   {command(one, name)}"
         if runs.profile_name(settings) != "tiny":
-            raise SettingsError(f"{stage} reads the result of {name}, which is not there: {make}")
+            text = f"{stage} reads the result of {name}, which is not there: {make}"
+            raise SettingsError(f"{text}   or set make_missing, and it is made here{_minutes(one, name)}")
         for run in runs.listed(runs.root(settings)) if one.seed is not None and name != "failures" else ():
             same = run.folder.parent == runs.home(one) and run.begun["settings"].get("seed") == one.seed
             if same and run.begun["stage"] == "train" and run.folder != runs.stage_dir(one, "train"):
@@ -80,14 +84,30 @@ def check_upstream(settings: Settings, stage: str) -> None:
                 )
 
 
+def _minutes(settings: Settings, stage: str) -> str:
+    """How long a stage and what it lacks will take here, in words; nothing where that cannot be told."""
+    from rrr_utils import forecast  # pandas: only when it is to be said
+
+    todo, seconds = [(settings, stage)], 0.0
+    with contextlib.suppress(*PLAIN):
+        for one, name in todo:
+            seconds += sum(forecast.parts(one, name).values())
+            todo += missing(one, name)
+        return f", in about {max(1, round(seconds / 60))} minutes"
+    return ""
+
+
 def ensure(settings: Settings, stage: str) -> None:
-    """For notebooks: check the stage, and in the tiny profile make what it reads and lacks. Raises one of PLAIN."""
+    """For notebooks: check the stage, and make what it reads and lacks in the tiny profile or where `make_missing` asks
+    for it. Raises one of PLAIN."""
+    backup.exchange(settings, stage)
     if runs.done(settings, stage):
         return
     check(settings, stage)
     for one, name in missing(settings, stage):
         line = command(one, name)
-        print(f"{stage} reads the result of {name}, which is not there yet. Making it: {line}", flush=True)
+        said = f"{stage} reads the result of {name}, which is not there yet. Making it{_minutes(one, name)}:"
+        print(f"{said} {line}", flush=True)
         words, last = [sys.executable, *shlex.split(line)[1:]], ""
         how = {"cwd": ROOT, "env": {**os.environ, "RRR_PLAIN_LOG": "1"}, "text": True}
         with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **how) as process:

@@ -10,17 +10,19 @@ One loader serves CPU and GPU. It handles the traps of this stack, each pinned b
 
 import contextlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from accelerate.utils.memory import clear_device_cache
 from peft import LoraConfig, PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers import PreTrainedModel as Model
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import logging as transformers_logging
 
-from rrr_utils import runs
+from rrr_utils import runs, tokens
 from rrr_utils.errors import SettingsError, one_line
 from rrr_utils.settings import Settings
 
@@ -34,13 +36,8 @@ class Policy:
 
     def adapter_off(self) -> contextlib.AbstractContextManager:
         """Inside, the base model speaks (nothing changes where there is no adapter)."""
-        return without_adapter(self.model)
-
-
-def without_adapter(model: torch.nn.Module) -> contextlib.AbstractContextManager:
-    """peft's `disable_adapter`, or nothing for a model that has none."""
-    has_one = hasattr(model, "disable_adapter") and hasattr(model, "peft_config")
-    return model.disable_adapter() if has_one else contextlib.nullcontext()
+        has_one = hasattr(self.model, "disable_adapter") and hasattr(self.model, "peft_config")
+        return self.model.disable_adapter() if has_one else contextlib.nullcontext()
 
 
 def device() -> torch.device:
@@ -50,19 +47,8 @@ def device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
 
 
-def load_tokenizer(path: str, revision: str | None = None) -> Tokenizer:
-    """The tokenizer as saved, padding on the left as generation needs it. SettingsError if it has no chat template."""
-    tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
-    tokenizer.padding_side = "left"
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if tokenizer.chat_template is None:
-        raise SettingsError(f"the tokenizer of {path} has no chat template: choose an instruct model")
-    return tokenizer
-
-
-def load_base(settings: Settings) -> Policy:
-    """Base weights in NF4 (or full) at the recorded commit, without an adapter.
+def load_base(settings: Settings, loader: Callable[..., Model] = AutoModelForCausalLM.from_pretrained) -> Policy:
+    """Base weights in NF4 (or full) at the recorded commit, without an adapter, by transformers or another loader.
 
     Raises SettingsError where the model cannot be loaded or this GPU lacks the dtype.
     """
@@ -77,15 +63,16 @@ def load_base(settings: Settings) -> Policy:
     if settings.load_in_4bit:
         quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model = loader(
             path, revision=revision, dtype=dtype, quantization_config=quantization, device_map={"": device()}
         )
-        tokenizer = load_tokenizer(path, revision)
+        tokenizer = tokens.load(path, revision)
     except (OSError, ValueError) as error:
         hint = "for a gated model: is its licence accepted on the hub and HF_TOKEN set?"
         text = f"cannot load model '{settings.model}': {one_line(str(error), 200)}"
         raise SettingsError(f"{text} (is the name right, is there a network, and {hint})") from None
     exact_4bit(model)
+    tokenizer.pad_token = tokens.safe_pad(tokenizer, tokens.ends(model.generation_config, tokenizer))
     return Policy(model.eval(), tokenizer)
 
 
@@ -99,10 +86,8 @@ def load_policy(settings: Settings, adapter: Path | None = None) -> Policy:
     return Policy(PeftModel.from_pretrained(base.model, str(adapter)).eval(), base.tokenizer)
 
 
-def lora_config(settings: Settings) -> LoraConfig | None:
+def lora_config(settings: Settings) -> LoraConfig:
     """An adapter on every linear layer, without dropout (GRPO compares log-probabilities of the same text)."""
-    if settings.lora_rank == 0:
-        return None
     sizes = {"r": settings.lora_rank, "lora_alpha": settings.lora_alpha}
     return LoraConfig(task_type="CAUSAL_LM", lora_dropout=0.0, target_modules="all-linear", **sizes)
 
@@ -133,9 +118,6 @@ def trainable_to_float32(model: torch.nn.Module) -> int:
     return count
 
 
-def end_tokens(policy: Policy) -> list[int]:
-    """Every token that ends a turn, the model's and the tokenizer's."""
-    ids = policy.model.generation_config.eos_token_id
-    ids = [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
-    own = policy.tokenizer.eos_token_id
-    return ids if own is None or own in ids else [*ids, own]
+def free() -> None:
+    """Give back the memory, a GPU's too, of models that nothing refers to any more: a notebook's last cell calls it."""
+    clear_device_cache(garbage_collection=True)

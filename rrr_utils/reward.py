@@ -1,6 +1,5 @@
 """The reward of a reflection: the model retries, and the retry is verified. Plain GRPO's: the answer is verified."""
 
-import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ import trl.trainer.grpo_trainer as grpo  # Unsloth patches names in this module:
 
 from rrr_utils import conversation, tasks
 from rrr_utils.files import append_jsonl
-from rrr_utils.policy import Policy, without_adapter
+from rrr_utils.policy import Policy
 from rrr_utils.sampling import Completion, HFSampler
 from rrr_utils.settings import Settings
 
@@ -31,6 +30,7 @@ class RetryReward:
         self.settings, self.task, self.log = settings, tasks.get(settings.task), log
         self.trainer: GRPOTrainer | None = None
         self.generated_tokens = 0  # of reflections and retries, since the start
+        self.called = (-1, -1)  # the step, and which call in it, from 0: a step may generate in several parts
 
     def __call__(
         self,
@@ -54,7 +54,9 @@ class RetryReward:
             rewards = [float(self.right(text, one)) for text, one in zip(texts, rows, strict=True)]
             logged = {"id": id, "row": rows, "attempt": texts, "reward": rewards}
         else:
-            retries = self.retry(rows, attempt, texts, trainer_state.global_step)
+            step, call = trainer_state.global_step, self.called[1]
+            self.called = (step, call + 1 if step == self.called[0] else 0)
+            retries = self.retry(rows, attempt, texts, *self.called)
             self.generated_tokens += sum(c.tokens for own in retries for c in own)
             verdicts = [[self.right(c.text, one) for c in own] for own, one in zip(retries, rows, strict=True)]
             rewards, firsts = [sum(own) / len(own) for own in verdicts], [own[0].text for own in retries]
@@ -88,15 +90,18 @@ class RetryReward:
         """Whether a completion is right, by the verdict that the settings choose."""
         return tasks.is_right(tasks.verify(self.task, completion, row), self.settings.verdict)
 
-    def retry(self, rows: list[dict], attempts: list[str], reflections: list[str], step: int) -> list[list[Completion]]:
-        """The retries after the reflections, `retries_per_reflection` each, in one batch, decoded as in training."""
+    def retry(
+        self, rows: list[dict], attempts: list[str], reflections: list[str], step: int, call: int = 0
+    ) -> list[list[Completion]]:
+        """The retries after the reflections, `retries_per_reflection` each, in one batch, decoded as in training. The
+        step and the call in it seed them, so that a training that goes on from a checkpoint makes the same."""
         s = self.settings
         conversations = [
             conversation.retry(self.task, row, attempt, reflection, s.chain_of_thought)
             for row, attempt, reflection in zip(rows, attempts, reflections, strict=True)
         ]
         n, temperature = (s.retries_per_reflection, s.temperature) if s.retry_decoding == "sampled" else (1, 0.0)
-        seed = (s.seed or 0) * 1_000_003 + step + 7919 * self.trainer.accelerator.process_index
+        seed = (s.seed or 0) * 1_000_003 + step + 104_729 * call + 7919 * self.trainer.accelerator.process_index
         return self.generate(conversations, n, s.attempt_tokens, temperature, seed, base=s.retry_policy == "base")
 
     def generate(
@@ -110,9 +115,8 @@ class RetryReward:
             was_training = model.training
             model.eval()
             try:
-                with without_adapter(model) if base else contextlib.nullcontext():
-                    speaker = Policy(model, trainer.processing_class)
-                    sampler = HFSampler(speaker, self.settings.sample_batch, progress=False)
-                    return sampler.sample(conversations, n, max_tokens, temperature, seed)
+                speaker = Policy(model, trainer.processing_class)
+                sampler = HFSampler(speaker, self.settings.sample_batch, progress=False)
+                return sampler.sample(conversations, n, max_tokens, temperature, seed, adapter=not base)
             finally:
                 model.train(was_training)

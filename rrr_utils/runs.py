@@ -8,12 +8,13 @@ Not covered: what the stages compute (failures.py, training.py, evaluation.py) a
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
+from rrr_utils import backup
 from rrr_utils.errors import PLAIN, ResultsError
 from rrr_utils.files import file_hash, no_space, read_json, write_json
 from rrr_utils.identity import (  # noqa: F401
@@ -23,12 +24,16 @@ from rrr_utils.identity import (  # noqa: F401
 from rrr_utils.provenance import provenance
 from rrr_utils.settings import DATA, KEPT_FIELDS, ROOT, STAGE_FIELDS, Settings
 
+#: what folders were begun with before there was a choice
+_BEFORE = {"backend": "transformers", "generation_batch": 4096}
+
 
 @contextlib.contextmanager
-def begin(settings: Settings, stage: str) -> Iterator[tuple[Path, Settings]]:
+def begin(settings: Settings, stage: str, resolve: Callable | None = None) -> Iterator[tuple[Path, Settings]]:
     """The stage's folder, locked while the block runs, and the settings that its run goes on with.
 
-    What a folder was begun with (engine, dtype, batch sizes) it goes on with, since these can change single texts.
+    What a folder was begun with (KEPT_FIELDS) it goes on with, since these can change single texts. `resolve(settings,
+    stage)` gives the settings that a new folder is begun with: without `auto`, and sizes that fit this machine.
     Raises ResultsError where a stage before it is not done, or is another one than this run began with.
     """
     folder, now = stage_dir(settings, stage), identity(settings, stage)
@@ -42,19 +47,22 @@ def begin(settings: Settings, stage: str) -> Iterator[tuple[Path, Settings]]:
                 raise ResultsError(f"{text}: run notebook {NOTEBOOKS[name]} first")
             read |= {f"{stage_dir(one, name).name}/{file}": digest for file, digest in result["outputs"].items()}
         begun = read_json(folder / "begun.json")
+        wished = {name: getattr(settings, name) for name in KEPT_FIELDS}
         if begun is None:
+            settings = resolve(settings, stage) if resolve else settings
             begun = {"stage": stage, "identity": now, "identity_hash": identity_hash(now)}
-            begun |= {"settings": settings.model_dump(mode="json"), "read": read, "started": time.time()}
+            begun |= {"settings": settings.model_dump(mode="json"), "wished": wished}
+            begun |= {"read": read, "started": time.time()}
             write_json(folder / "begun.json", begun)
         if changed := sorted(name for name, _ in read.items() ^ begun["read"].items()):
             raise ResultsError(
                 f"{folder} was begun with another {changed[0]} than is there now, so it cannot go on: "
                 f"make runs DELETE={folder.name} removes it, and the same command begins it anew"
             )
-        kept = {name: begun["settings"].get(name, getattr(settings, name)) for name in KEPT_FIELDS}
-        for name in [name for name in KEPT_FIELDS if kept[name] != getattr(settings, name)]:
-            text = f"goes on with {name} {kept[name]}, as it was begun, not {getattr(settings, name)}"
-            print(f"{folder.name} {text}", flush=True)
+        kept = {name: begun["settings"].get(name, _BEFORE.get(name)) for name in KEPT_FIELDS}
+        then = begun.get("wished", kept)
+        for name in [name for name, wish in wished.items() if wish not in (then.get(name, wish), kept[name])]:
+            print(f"{folder.name} goes on with {name} {kept[name]}, as it was begun, not {wished[name]}", flush=True)
         yield folder, settings.model_copy(update=kept)
 
 
@@ -105,6 +113,7 @@ def finish(
         "summary": summary,
     }
     write_json(folder / "result.json", result)
+    backup.save(settings, folder)
     return result
 
 

@@ -1,15 +1,15 @@
 """Sampling from a policy: many conversations at a time, sorted by length, the prefill shared between samples of one."""
 
+import contextlib
 from typing import NamedTuple
 
 import torch
 from tqdm.auto import tqdm
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import DynamicCache, GenerationConfig
 
-from rrr_utils import runs
-from rrr_utils.conversation import Messages
-from rrr_utils.policy import Policy, end_tokens, load_base, load_tokenizer
-from rrr_utils.settings import Settings
+from rrr_utils import fit, tokens
+from rrr_utils.conversation import Messages, prompt_ids
+from rrr_utils.policy import Policy, Tokenizer
 
 
 class Completion(NamedTuple):
@@ -20,17 +20,14 @@ class Completion(NamedTuple):
     tokens: int
 
 
-def _prompt_ids(tokenizer: PreTrainedTokenizerBase, conversations: list[Messages], begin: str = "") -> list[list[int]]:
-    texts = [tokenizer.apply_chat_template(c, tokenize=False, add_generation_prompt=True) for c in conversations]
-    return tokenizer([text + begin for text in texts], add_special_tokens=False)["input_ids"] if texts else []
-
-
 class HFSampler:
     """Generates with transformers; `batch` sequences at a time, halved for good when memory runs out. A sampled text
     depends on the seed, on the conversations in its batch, and on `batch`; a greedy one on its conversation alone."""
 
     def __init__(self, policy: Policy, batch: int = 64, progress: bool = True):
         self.policy, self.batch, self.progress = policy, batch, progress
+        in_parts = policy.model.device.type == "cuda" and not hasattr(policy.model, "for_training")  # Unsloth cannot
+        self.prefill_tokens = fit.PREFILL_TOKENS if in_parts else None
 
     def sample(
         self,
@@ -41,43 +38,54 @@ class HFSampler:
         seed: int,
         desc: str = "generating",
         begin: str = "",
+        adapter: bool = True,
     ) -> list[list[Completion]]:
         """`n` completions of each conversation, in the order that they were given; temperature 0 is greedy.
 
         `begin`: the first words of each completion, put there for the model; they are in its text, not in its tokens.
+        `adapter`: false lets the base model speak.
         The caller's random state is left as it was. Shape: `len(conversations)` lists of `n`. Raises
-        torch.OutOfMemoryError where not even one conversation fits.
+        torch.OutOfMemoryError where not even one sequence fits.
         """
-        ids = _prompt_ids(self.policy.tokenizer, conversations, begin)
+        ids = prompt_ids(self.policy.tokenizer, conversations, begin)
         order = sorted(range(len(ids)), key=lambda k: -len(ids[k]))  # longest first: memory runs out at once or never
         results: list[list[Completion]] = [[] for _ in ids]
         bar = tqdm(total=len(ids), desc=desc, unit="text", disable=not self.progress, leave=False)
         place = 0
         devices = [self.policy.model.device] if self.policy.model.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), torch.no_grad():
+        speaker = contextlib.nullcontext() if adapter else self.policy.adapter_off()
+        with speaker, torch.random.fork_rng(devices=devices), torch.no_grad():
             torch.manual_seed(seed)
             while place < len(order):
                 chunk = order[place : place + max(1, self.batch // n)]
-                state = torch.random.get_rng_state()
+                samples = min(self.batch, n - len(results[chunk[0]]))  # fewer than n where they do not fit at a time
+                state = [torch.get_rng_state(), *map(torch.cuda.get_rng_state, devices)]
                 try:
-                    completions = self._generate([ids[k] for k in chunk], n, max_tokens, temperature)
+                    completions = self._generate([ids[k] for k in chunk], samples, max_tokens, temperature, begin)
                 except torch.OutOfMemoryError:
-                    if self.batch <= n:
+                    if self.batch == 1:
                         raise
-                    self.batch = max(n, self.batch // 2)
-                    torch.random.set_rng_state(state)
+                    completions = None
+                if completions is None:  # out here, since the error holds what lies on the card until it is handled
+                    self.batch //= 2
+                    torch.set_rng_state(state[0])  # the texts are as if this batch had been tried at once
+                    for device, before in zip(devices, state[1:], strict=True):
+                        torch.cuda.set_rng_state(before, device)
                     torch.cuda.empty_cache()
                     continue
                 for k, own in zip(chunk, completions, strict=True):
-                    results[k] = [c._replace(text=begin + c.text) for c in own] if begin else own
-                place += len(chunk)
-                bar.update(len(chunk))
+                    results[k] += own
+                done = len(chunk) if len(results[chunk[0]]) == n else 0
+                place += done
+                bar.update(done)
         bar.close()
         return results
 
-    def _generate(self, prompts: list[list[int]], n: int, max_tokens: int, heat: float) -> list[list[Completion]]:
+    def _generate(
+        self, prompts: list[list[int]], n: int, max_tokens: int, heat: float, begin: str
+    ) -> list[list[Completion]]:
         model, pad = self.policy.model, self.policy.tokenizer.pad_token_id
-        ends = end_tokens(self.policy)
+        ends = tokens.ends(model.generation_config, self.policy.tokenizer)
         width = max(map(len, prompts))
         ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=model.device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
@@ -88,54 +96,26 @@ class HFSampler:
             pad_token_id=pad,
             repetition_penalty=1.0,
             use_cache=True,
+            prefill_chunk_size=self.prefill_tokens if n == 1 else None,
             **(warm if heat > 0 else {"do_sample": False}),
         )
         cache = None
         if n > 1:  # one prefill for all samples of a prompt; the last token is fed again, once a sample
             seen = {"attention_mask": mask[:, :-1], "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)[:, :-1]}
             cache = model(ids[:, :-1], **seen, use_cache=True, logits_to_keep=1).past_key_values
+            cache = DynamicCache(cache) if isinstance(cache, tuple) else cache  # Unsloth gives a tuple
             cache.batch_repeat_interleave(n)
             ids, mask = ids.repeat_interleave(n, 0), mask.repeat_interleave(n, 0)
         out = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, past_key_values=cache)
-        completions = [self._completion(row, ends) for row in out[:, width:].tolist()]
+        completions = [completion(self.policy.tokenizer, row, ends, begin) for row in out[:, width:].tolist()]
         return [completions[k : k + n] for k in range(0, len(completions), n)]
 
-    def _completion(self, ids: list[int], ends: list[int]) -> Completion:
-        length = next((k for k, token in enumerate(ids) if token in ends), None)
-        kept = ids[:length]
-        text = self.policy.tokenizer.decode(kept, skip_special_tokens=True)
-        return Completion(text, length is None, len(kept) + (length is not None))
 
-
-class VLLMSampler:
-    """The same over vLLM 0.32 (CUDA, the `[vllm]` extra), for the base model only. Not run by us."""
-
-    def __init__(self, path: str, revision: str | None, settings: Settings):
-        from vllm import LLM
-
-        self.tokenizer = load_tokenizer(path, revision)
-        quantization = "bitsandbytes" if settings.load_in_4bit else None
-        self.model = LLM(model=path, revision=revision, dtype=settings.dtype, quantization=quantization)
-
-    def sample(
-        self, conversations: list[Messages], n: int, max_tokens: int, temperature: float, seed: int, desc: str = ""
-    ) -> list[list[Completion]]:
-        """As `HFSampler.sample`."""
-        from vllm import SamplingParams, TokensPrompt
-
-        ids = _prompt_ids(self.tokenizer, conversations)
-        plain = {"top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0}
-        params = SamplingParams(n=n, max_tokens=max_tokens, temperature=temperature, seed=seed, **plain)
-        outputs = self.model.generate([TokensPrompt(prompt_token_ids=one) for one in ids], params, use_tqdm=True)
-        return [
-            [Completion(o.text.strip(), o.finish_reason == "length", len(o.token_ids)) for o in one.outputs]
-            for one in outputs
-        ]
-
-
-def make_sampler(settings: Settings) -> HFSampler | VLLMSampler:
-    """A sampler over the base model, by the engine that the settings name."""
-    if settings.engine == "hf":
-        return HFSampler(load_base(settings), settings.sample_batch)
-    path, revision = runs.model_path(settings)
-    return VLLMSampler(path, revision, settings)
+def completion(tokenizer: Tokenizer, ids: list[int], ends: list[int], begin: str = "") -> Completion:
+    """The first words that were given, and what was generated, until the first token that ends a turn."""
+    length = next((k for k, token in enumerate(ids) if token in ends), None)
+    kept = ids[:length]
+    first = tokenizer(begin, add_special_tokens=False)["input_ids"] if begin else []
+    text = tokenizer.decode([*first, *kept], skip_special_tokens=True)  # alone, Phi's would lose the space before it
+    text = begin + text[len(tokenizer.decode(first)) :] if begin else text
+    return Completion(text, length is None, len(kept) + (length is not None))

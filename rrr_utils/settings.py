@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from rrr_utils import gpus
 from rrr_utils.errors import SettingsError, nearest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,12 +39,14 @@ class Settings(BaseModel):
 
     # what runs
     profile: str = _knob("tiny", "a name in data/profiles, or the path of a YAML file", min_length=1)
-    preset: str | None = _knob(None, "a name in data/presets.yaml")
+    preset: str | None = _knob(None, "a name in data/presets.yaml; auto: the one of this machine's GPU")
     task: str = _knob("countdown", "countdown, function_calling, a dotted module, or the path of a .py file")
     model: str = _knob("embedded", "embedded, a hub id, or a folder with a saved model", min_length=1)
     seed: Seed | None = _knob(0, "training seed; none stands for the base model (vanilla)")
     seeds: tuple[Seed, ...] = _knob((), "seeds that the tables take; empty: all that were evaluated")
     results_dir: str = _knob("results/runs", "folder that runs write to", min_length=1)
+    backup_dir: str | None = _knob(None, "folder that results are copied to; on Colab none is Drive's, where mounted")
+    make_missing: bool = _knob(False, "a stage makes what it reads and lacks; the tiny profile always does")
     source: str | None = _knob(None, "hub id, local file or procedural:...; none is the task's default")
     max_bad_rows: float = _knob(0.01, "share of unreadable data rows that is tolerated", ge=0, le=1)
     chain_of_thought: bool = _knob(False, "ask for a chain of thought before the answer; the paper does not")
@@ -88,18 +91,21 @@ class Settings(BaseModel):
     decodings: tuple[Literal["greedy", "sampled"], ...] = _knob(("greedy", "sampled"), "of all tries", min_length=1)
     policies: tuple[Literal["trained", "reflector"], ...] = _knob(("trained", "reflector"), "of a seed", min_length=1)
     controls: tuple[Literal[CONTROLS], ...] = _knob(("own", "blind", "generic", "fresh"), "of a second try")
+    fresh_tries: Count = _knob(32, "most new first tries in control `fresh`")
     forced_words: str | None = _knob(None, "first words of the base model's reflection in control `forced`")
     outright_request: str | None = _knob(None, "asks for what a reflection does, at once, in control `outright`")
     test_source: str | None = _knob(None, "other data for the test split, written like source; none is source")
 
     # how it fits the machine (presets); none of these changes what a result means
     dtype: Literal["float32", "bfloat16", "float16"] = _knob("bfloat16", "activations, unquantised weights")
+    backend: Literal["auto", "transformers", "unsloth"] = _knob("auto", "trains; auto: unsloth where it can")
+    engine: Literal["auto", "hf", "vllm"] = _knob("auto", "generates attempts and evaluations; auto: vllm where it can")
     threads: int = _knob(0, "CPU threads of torch; 0 leaves torch's choice", ge=0, le=1024)
-    micro_batch: Count = _knob(8, "reflections in one forward and backward pass of training")
-    sample_batch: Count = _knob(64, "conversations generated at a time; halved when memory runs out")
+    micro_batch: Count = _knob(8, "most reflections in one forward and backward pass of training")
+    sample_batch: Count = _knob(64, "most conversations generated at a time; halved when memory runs out")
+    generation_batch: Count = _knob(4096, "most reflections that trl generates at a time; the effective batch stays")
     gradient_checkpointing: bool = _knob(True, "less memory for a third more time")
     gpus: Count = _knob(1, "processes that train one model, a GPU each, by accelerate; the batch stays")
-    engine: Literal["hf", "vllm"] = _knob("hf", "generates attempts and evaluations")
 
     @field_validator("*", mode="before")
     @classmethod
@@ -152,7 +158,7 @@ _DATA = "task model max_bad_rows chain_of_thought verdict temperature attempt_to
 _TRAIN = """seed objective reflection_tokens dev_items lora_rank lora_alpha steps failures_per_step
 reflections_per_failure retries_per_reflection retry_decoding retry_policy learning_rate learning_rate_schedule warmup
 beta loss_type max_grad_norm dev_every"""
-_EVALUATE = "seed reflection_tokens test_items decodings policies controls forced_words outright_request"
+_EVALUATE = "seed reflection_tokens test_items decodings policies controls fresh_tries forced_words outright_request"
 #: settings that decide what a stage's result is; everything else may differ between equal results
 STAGE_FIELDS: dict[str, tuple[str, ...]] = {
     "failures": (*_DATA, "train_queries", "dev_items", "rounds", "failures_per_query", "failures_wanted"),
@@ -161,7 +167,7 @@ STAGE_FIELDS: dict[str, tuple[str, ...]] = {
 }
 _OF_A_TASK = ("source", "test_source", "forced_words", "outright_request")
 #: settings of the machine that a folder is begun with and goes on with: they can change single texts
-KEPT_FIELDS = ("engine", "dtype", "micro_batch", "sample_batch")
+KEPT_FIELDS = ("engine", "backend", "dtype", "micro_batch", "sample_batch", "generation_batch")
 
 
 def profiles() -> list[str]:
@@ -189,16 +195,18 @@ def load(profile: str = "tiny", overrides: dict[str, Any] | None = None) -> Sett
     values.pop("why", None)  # the reasons for its values, for README
     if overrides.get("task", values.get("task")) != values.get("task"):
         values = {k: v for k, v in values.items() if k not in _OF_A_TASK}  # the profile's are for its own task
-    preset = overrides.get("preset", values.get("preset"))
-    presets = _read_yaml(DATA / "presets.yaml")
-    if preset is not None and preset not in presets:
-        raise SettingsError(f"unknown preset '{preset}'{nearest(str(preset), list(presets))}")
-    chosen = {**values, **(presets[preset] if preset else {}), **overrides, "profile": str(profile)}
+    preset, presets = overrides.get("preset", values.get("preset")), _read_yaml(DATA / "presets.yaml")
+    if preset == "auto":
+        preset = gpus.preset_here(overrides.get("model", values.get("model", "embedded")))
+    if preset not in (None, "auto", *presets):
+        raise SettingsError(f"unknown preset '{preset}'{nearest(str(preset), ['auto', *presets])}")
+    ceilings = presets["cpu" if preset == "auto" else preset] if preset else {}
+    chosen = {**values, **ceilings, **overrides, "preset": preset, "profile": str(profile)}
     for name in ("task", "model", "source", "test_source"):
         if isinstance(chosen.get(name), str):
             chosen[name] = _local(name, chosen[name])
-    if preset and "micro_batch" in presets[preset] and "micro_batch" not in overrides:
-        chosen["micro_batch"] = _largest_divisor(chosen, presets[preset]["micro_batch"])
+    if "micro_batch" in ceilings and "micro_batch" not in overrides:
+        chosen["micro_batch"] = _largest_divisor(chosen, ceilings["micro_batch"])
     return build(chosen, str(path))
 
 
@@ -241,7 +249,7 @@ def build(values: dict[str, Any], where: str = "settings") -> Settings:
 
 
 #: the names in every notebook's `parameters` cell
-PARAMETERS = ("profile", "task", "model", "seed", "results_dir", "overrides")
+PARAMETERS = ("profile", "task", "model", "seed", "results_dir", "make_missing", "overrides")
 
 
 def from_notebook(variables: dict[str, Any]) -> Settings:

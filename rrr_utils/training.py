@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -21,10 +22,10 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, TrainerCallback, get_scheduler, set_seed
 from trl import GRPOConfig, GRPOTrainer
 
-from rrr_utils import checkpoints, conversation, failures, runs, tasks
-from rrr_utils.errors import ResultsError
+from rrr_utils import backends, backup, checkpoints, conversation, failures, fit, forecast, machine, runs, tasks
+from rrr_utils.errors import PLAIN, ResultsError, SettingsError
 from rrr_utils.files import append_jsonl, is_disk_error, no_space, read_jsonl, read_log, write_json
-from rrr_utils.policy import exact_4bit, load_base, lora_config, trainable_to_float32
+from rrr_utils.policy import exact_4bit, trainable_to_float32
 from rrr_utils.reward import RetryReward
 from rrr_utils.settings import ROOT, Settings
 
@@ -36,16 +37,19 @@ def grpo_config(settings: Settings, directory: Path) -> GRPOConfig:
     reflections = s.failures_per_step * s.reflections_per_failure
     micro_batch = min(s.micro_batch, reflections // processes)
     accumulation = max(1, reflections // (micro_batch * processes))
+    part = fit.PREFILL_TOKENS if torch.cuda.is_available() and s.backend == "transformers" else None  # as HFSampler
+    at_once = (accumulation, micro_batch, s.reflections_per_failure, s.generation_batch, processes)
     return GRPOConfig(
         output_dir=str(directory / "checkpoints"), max_steps=s.steps, seed=s.seed, data_seed=s.seed,
-        # the batch: `failures_per_step` groups, generated at once, one optimiser step
+        # the batch: `failures_per_step` groups, generated at once or in equal parts, one optimiser step
         per_device_train_batch_size=micro_batch, gradient_accumulation_steps=accumulation,
-        steps_per_generation=accumulation, num_generations=s.reflections_per_failure, num_iterations=1,
-        shuffle_dataset=True, remove_unused_columns=False,
+        steps_per_generation=fit.steps_per_generation(*at_once), num_generations=s.reflections_per_failure,
+        num_iterations=1, shuffle_dataset=True, remove_unused_columns=False,
         # sampling reflections, or first tries
         max_completion_length=s.attempt_tokens if s.objective == "answer" else s.reflection_tokens,
         temperature=s.temperature, top_p=1.0, top_k=0, min_p=None,
         repetition_penalty=1.0, mask_truncated_completions=False, use_vllm=False,
+        chat_template_kwargs=dict(conversation.TEMPLATE), generation_kwargs={"prefill_chunk_size": part},
         # the loss
         beta=s.beta, loss_type=s.loss_type, scale_rewards="group", epsilon=0.2, epsilon_high=0.2,
         importance_sampling_level="token",
@@ -56,7 +60,7 @@ def grpo_config(settings: Settings, directory: Path) -> GRPOConfig:
         # the machine
         bf16=s.dtype == "bfloat16", fp16=s.dtype == "float16", use_cpu=not torch.cuda.is_available(),
         gradient_checkpointing=s.gradient_checkpointing, dataloader_num_workers=0,
-        # logs and checkpoints: a step is one generation, so every checkpoint is between two of them
+        # logs and checkpoints: a step is whole generations, so every checkpoint is between two of them
         logging_steps=1, save_strategy="steps", save_steps=s.dev_every, save_total_limit=2, report_to=s.report_to,
         disable_tqdm=True, log_completions=False,
     )  # fmt: skip
@@ -84,18 +88,20 @@ def dataset(settings: Settings, examples: list[dict]) -> Dataset:
 
 def build_trainer(settings: Settings, examples: list[dict], directory: Path) -> tuple[GRPOTrainer, RetryReward]:
     """The trainer on the 4-bit base with a fresh adapter in float32, and its reward."""
-    set_seed(settings.seed)  # trl makes the adapter before it seeds
-    policy = load_base(settings)
+    set_seed(settings.seed)  # the adapter is random, and trl seeds later
+    data = dataset(settings, examples)
+    policy = backends.load(settings, list(data["prompt"]))
     reward = RetryReward(settings, directory / "reflections.jsonl")
     trainer = GRPOTrainer(
         model=policy.model,
         processing_class=policy.tokenizer,
         reward_funcs=reward,
         args=grpo_config(settings, directory),
-        train_dataset=dataset(settings, examples),
-        peft_config=lora_config(settings),
+        train_dataset=data,
     )
     reward.trainer = trainer
+    if "ref" in getattr(trainer.model, "peft_config", {}):
+        trainer.model.delete_adapter("ref")  # trl's copy of the fresh adapter, which is the base model at more cost
     exact_4bit(trainer.model)
     trainable_to_float32(trainer.model)
     _schedule(trainer, settings)
@@ -117,6 +123,7 @@ class Record(TrainerCallback):
     def __init__(self, settings: Settings, reward: RetryReward, dev: list[dict], directory: Path):
         self.settings, self.reward, self.dev, self.directory = settings, reward, dev, directory
         self.bar, self.began, self.tokens, self.interrupted, self.best = None, 0.0, 0, False, -1.0
+        self.took: list[float] = []  # seconds of this process's steps
 
     def on_train_begin(self, args, state, control, **kwargs):
         scored = read_log(self.directory / "dev.jsonl")
@@ -141,6 +148,10 @@ class Record(TrainerCallback):
             "seconds": time.time() - self.began, "checkpoint": state.global_step % self.settings.dev_every == 0,
         }  # fmt: skip
         append_jsonl(self.directory / "training.jsonl", [line])
+        self.took.append(line["seconds"])
+        if len(self.took) == 3:
+            pace = statistics.median(self.took)
+            self.bar.write(forecast.corrected(self.settings, "train", pace, 1 / self.settings.steps))
         shown = {"reward": line["reward"], "tokens": line["reflection_tokens"], "kl": line["kl"], "dev": self.best}
         self.bar.set_postfix({name: f"{value:.{0 if name == 'tokens' else 2}f}" for name, value in shown.items()})
 
@@ -154,6 +165,7 @@ class Record(TrainerCallback):
     def on_save(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
             checkpoints.saved(self.directory, state.global_step)
+            backup.save(self.settings, self.directory, checkpoints.newest(self.directory))
 
     def on_train_end(self, args, state, control, **kwargs):
         self.bar.close()
@@ -182,12 +194,18 @@ def train(settings: Settings) -> None:
     """
     if runs.done(settings, "train"):
         return
-    with runs.begin(settings, "train") as (directory, settings):
+    with runs.begin(settings, "train", machine.resolve) as (directory, settings):
         settings.check_failures(len(examples(settings)[0]))
         checkpoints.go_back(directory)
         if checkpoints.finished(directory, settings.steps):
             return
-        (_train if settings.gpus == 1 else _train_on_several_gpus)(settings, directory)
+        if why := backends.refusal(settings):
+            raise SettingsError(f"{why} (make runs DELETE={directory.name} begins the run anew)")
+        if settings.backend == "unsloth":
+            write_json(directory / "settings.json", settings.model_dump(mode="json"))
+            backends.train_apart(directory)
+        else:
+            (_train if settings.gpus == 1 else _train_on_several_gpus)(settings, directory)
 
 
 def _train(settings: Settings, directory: Path) -> None:
@@ -240,7 +258,7 @@ def finish(settings: Settings) -> dict:
     """Write the stage's result: the best adapter by dev, and the logs; returns it."""
     if (result := runs.done(settings, "train")) is not None:
         return result
-    with runs.begin(settings, "train") as (directory, settings):
+    with runs.begin(settings, "train", machine.resolve) as (directory, settings):
         lines, dev = read_log(directory / "training.jsonl"), read_log(directory / "dev.jsonl")
         if not checkpoints.finished(directory, settings.steps):
             raise ResultsError(f"{directory} holds {len(lines)} of {settings.steps} training steps: train first")
@@ -256,4 +274,7 @@ def finish(settings: Settings) -> dict:
 
 if __name__ == "__main__":
     given = Path(sys.argv[1])
-    _train(Settings(**json.loads((given / "settings.json").read_text(encoding="utf-8"))), given)
+    try:
+        _train(Settings(**json.loads((given / "settings.json").read_text(encoding="utf-8"))), given)
+    except (*PLAIN, KeyboardInterrupt) as error:
+        sys.exit(f"{type(error).__name__}: {error}")

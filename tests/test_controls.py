@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import pytest
 from small import small
 
@@ -26,16 +24,10 @@ class Noting:
     """Answers wrongly (but `d` at first rightly), reflects with a search, and notes who was asked what and how."""
 
     def __init__(self):
-        self.policy, self.asked, self.off = self, [], 0
+        self.asked = []
 
-    @contextlib.contextmanager
-    def adapter_off(self):
-        self.off += 1
-        yield
-        self.off -= 1
-
-    def sample(self, conversations, n, max_tokens, temperature, seed, desc, begin=""):
-        self.asked += [(desc, messages, temperature, seed, begin, self.off) for messages in conversations]
+    def sample(self, conversations, n, max_tokens, temperature, seed, desc, begin="", adapter=True):
+        self.asked += [(desc, messages, temperature, seed, begin, not adapter) for messages in conversations]
         return [[self.say(messages, begin)] for messages in conversations]
 
     def say(self, messages, begin):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from small import small
 
-from rrr_utils import evaluation, failures, files, policy, runs, samples, tasks, training
+from rrr_utils import engines, evaluation, failures, files, policy, runs, samples, tasks, training
 from rrr_utils.errors import ResultsError
 from rrr_utils.report import cells
 from rrr_utils.sampling import HFSampler
@@ -99,7 +99,7 @@ def test_a_finish_is_cheap_to_repeat(home, monkeypatch):
     """Snakemake deletes the result.json of a job that failed or was killed: it is written again without a model."""
     monkeypatch.setattr(policy, "load_base", lambda *a: pytest.fail("a model was loaded"))
     monkeypatch.setattr(training, "build_trainer", lambda *a: pytest.fail("a trainer was built"))
-    monkeypatch.setattr(failures, "make_sampler", lambda *a: pytest.fail("a sampler was made"))
+    monkeypatch.setattr(engines, "make_sampler", lambda *a: pytest.fail("a sampler was made"))
     settings = of(home, "failures")[0]
     for stage, one, work, finish in (
         ("failures", settings, failures.sample, failures.finish),
@@ -193,9 +193,9 @@ def asked(monkeypatch):
     """How many conversations the model was given, by what they are for."""
     counts, sample = {}, HFSampler.sample
 
-    def counted(self, conversations, *rest):
+    def counted(self, conversations, *rest, **more):
         counts[rest[4]] = counts.get(rest[4], 0) + len(conversations)
-        return sample(self, conversations, *rest)
+        return sample(self, conversations, *rest, **more)
 
     monkeypatch.setattr(HFSampler, "sample", counted)
     return counts

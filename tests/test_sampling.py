@@ -74,15 +74,44 @@ def test_running_out_of_memory_halves_the_batch(loaded, asked, monkeypatch):
     one = sampler(loaded, batch=8)
     generate, sizes = one._generate, []
 
-    def tight(prompts, n, max_tokens, temperature):
+    def tight(prompts, *how):
         sizes.append(len(prompts))
         if len(prompts) > 2:
             raise torch.OutOfMemoryError("no memory")
-        return generate(prompts, n, max_tokens, temperature)
+        return generate(prompts, *how)
 
     monkeypatch.setattr(one, "_generate", tight)
     assert one.sample(asked, 1, 6, 0.0, 0) == sampler(loaded).sample(asked, 1, 6, 0.0, 0)
     assert sizes[:3] == [8, 4, 2] and one.batch == 2
+
+
+def test_memory_that_runs_out_while_texts_are_drawn_leaves_the_texts_of_the_batch_that_fits(loaded, asked, monkeypatch):
+    generate, rows = loaded.model.generate, []
+
+    def tight(input_ids, **more):
+        rows.append(len(input_ids))
+        if len(input_ids) > 2:
+            torch.rand(100)  # as many tokens were drawn already
+            raise torch.OutOfMemoryError("no memory")
+        return generate(input_ids=input_ids, **more)
+
+    expected = [sampler(loaded, batch=2).sample(asked[:4], n, 8, 1.0, 3) for n in (1, 5)]
+    monkeypatch.setattr(loaded.model, "generate", tight)
+    assert [sampler(loaded, batch=8).sample(asked[:4], n, 8, 1.0, 3) for n in (1, 5)] == expected
+    assert rows[:4] == [4, 4, 2, 2] and rows[4:8] == [5, 4, 2, 2]  # five samples of one: by two, two and one
+    assert all(len(own) == 5 for own in expected[1])
+    monkeypatch.setattr(loaded.model, "generate", lambda **_: (_ for _ in ()).throw(torch.OutOfMemoryError("none")))
+    with pytest.raises(torch.OutOfMemoryError):
+        sampler(loaded, batch=8).sample(asked[:4], 1, 8, 1.0, 3)
+
+
+def test_a_prompt_read_in_parts_as_on_a_gpu_is_answered_alike(loaded, asked):
+    parts = sampler(loaded)
+    assert parts.prefill_tokens is None  # on a CPU whole
+    expected = [parts.sample(asked, 1, 24, heat, 0) for heat in (0.0, 0.9)]
+    for tokens in (7, 16):  # some parts of the short prompts are padding alone
+        parts.prefill_tokens = tokens
+        assert [parts.sample(asked, 1, 24, heat, 0) for heat in (0.0, 0.9)] == expected
 
 
 def test_the_tokenizer_loads_back_as_it_was_built():

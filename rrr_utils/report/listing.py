@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from rrr_utils import files, runs, samples
+from rrr_utils import backup, files, runs, samples
 from rrr_utils.errors import PLAIN, ResultsError
 from rrr_utils.report import cells
 from rrr_utils.report.text import TRIES, markdown, safe
@@ -110,6 +110,7 @@ def delete(settings: Settings, names: list[str]) -> list[str]:
             said += [f"{name} was made from it; it stays" for name in after]
             (folder / "result.json").unlink(missing_ok=True)  # first: half a folder must not pass for a whole one
             shutil.rmtree(folder)
+            backup.forget(settings, folder, run.begun["settings"].get("backup_dir"))  # or it would come back
     return said
 
 

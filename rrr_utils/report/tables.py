@@ -14,7 +14,10 @@ from rrr_utils.report.text import HEADLINE, SECOND, TRIES, interval, markdown, s
 from rrr_utils.settings import POLICIES, Settings
 
 #: settings of the machine that bear on a stage: they should not change its numbers, and may change single texts
-MACHINE = {"train": ("dtype", "micro_batch", "sample_batch", "gpus"), "evaluate": ("dtype", "engine", "sample_batch")}
+MACHINE = {
+    "train": ("dtype", "backend", "micro_batch", "sample_batch", "generation_batch", "gpus"),
+    "evaluate": ("dtype", "engine", "sample_batch"),
+}
 
 
 class Row(NamedTuple):

@@ -1,8 +1,9 @@
 """What a training step costs, compared with trl's own: `make bench`.
 
 Measures seconds and tokens a second of a step on the tiny profile's model and batch, for our reward and three others in
-the same trainer, and the share of each phase; then the verifiers (`bench_verifiers.py`). `--gpu-rates` measures a
-random-weight Qwen2-1.5B in NF4 on a GPU instead. The weights hardly change, so all variants write texts of like length.
+the same trainer, and the share of each phase; then the engines (`bench_engines.py`) and the verifiers
+(`bench_verifiers.py`). `--gpu-rates` measures a random-weight Qwen2-1.5B in NF4 on a GPU instead. The weights hardly
+change, so all variants write texts of like length.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from trl import GRPOTrainer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # helpers of the tests
 
+import bench_engines
 import bench_rates
 import bench_verifiers
 from step_clock import PHASES, measure
@@ -163,6 +165,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"\nours takes {ratio:.2f} times as long as a step without retries: {verdict} the limit of {MOST}\n")
     if given.out:
         files.write_json(given.out, {"rows": rows, "ratio": ratio, "provenance": provenance.provenance(time.time())})
+    bench_engines.main()
     bench_verifiers.main()
     return 0
 

@@ -1,0 +1,248 @@
+"""What a stage will cost on this machine, told before a model is loaded: time, memory, disk, download.
+
+Arithmetic from the model's config, the settings and the card's data sheet (`data/cards.yaml`); rates that were measured
+(`results/rates.csv`) come first. Texts are taken to reach their token limits, since a batch decodes until its longest
+ends, and RIGHT of all tries to be right. Of a hub model config and tokenizer are downloaded, no weights.
+"""
+
+import contextlib
+import math
+import re
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pandas as pd
+import yaml
+
+from rrr_utils import backends, controls, engines, fit, gpus, models, runs
+from rrr_utils.errors import PLAIN, SettingsError, one_line
+from rrr_utils.settings import DATA, ROOT, Settings
+
+#: shares: of the data sheet's FLOPs that matrices of these sizes reach, and of all tries that are right
+REACHED, RIGHT = 0.35, 0.3
+#: bytes that move for a 4-bit weight in a decoding step: it is read, written in 16 bits, and read again
+MOVED = 4.5
+#: columns hardware, model, engine, backend, what, rate, versions: `what` is `decode_<rows>`, with the seconds of a
+#: decoding step of so many rows, or `train_tokens`, with the tokens of prompts and completions trained on a second
+RATES = ROOT / "results" / "rates.csv"
+
+
+def machine() -> tuple[str, dict[str, Any]]:
+    """The first visible GPU's name, else "CPU", and its line of cards.yaml; of one not listed, a smaller one's."""
+    lines, card = yaml.safe_load((DATA / "cards.yaml").read_text(encoding="utf-8")), gpus.card()
+    name = card.name if card else "CPU"
+    if key := next((key for key in lines if re.search(rf"\b{key}\b", name)), None):
+        return name, lines[key]
+    smaller = {line["gib"]: key for key, line in lines.items() if line["gib"] * 2**30 <= card.total_bytes}
+    return f"{name} (not listed: as {smaller[max(smaller)]})", lines[smaller[max(smaller)]]
+
+
+class Costs(NamedTuple):
+    """Seconds of what stages do. `card`: its line; `question`: tokens of the longest; `rates`: measured, by `what`."""
+
+    settings: Settings
+    shape: fit.Shape
+    card: dict[str, Any]
+    question: int
+    rates: dict[str, float]
+
+    @property
+    def lengths(self) -> dict[str, tuple[int, int]]:
+        """Of each kind of text, tokens of its prompt and its own; `trained`: what training rewards."""
+        s, asked = self.settings, self.question + self.settings.attempt_tokens + fit.REQUEST_TOKENS
+        first, reflection = (self.question, s.attempt_tokens), (asked, s.reflection_tokens)
+        retry, trained = asked + s.reflection_tokens + self.question, first if s.objective == "answer" else reflection
+        return {"first": first, "reflection": reflection, "retry": (retry, s.attempt_tokens), "trained": trained}
+
+    def compute(self, tokens: float, passes: float = 1) -> float:
+        """Tokens through the model, so many times."""
+        active = self.shape.linear + self.shape.vocabulary * self.shape.hidden
+        return 2 * passes * tokens * active / (REACHED * self.card["tflops"] * 1e12)
+
+    def step(self, rows: int, context: int) -> float:
+        """A decoding step: measured at the nearest number of rows, else launches, bytes that move, and FLOPs."""
+        if known := {int(what[7:]): rate for what, rate in self.rates.items() if what.startswith("decode_")}:
+            return known[min(known, key=lambda one: abs(one - rows))]
+        s, vllm, size = self.settings, self.settings.engine == "vllm", fit.BYTES[self.settings.dtype]
+        moved = self.shape.linear * (MOVED if s.load_in_4bit and not vllm else size)
+        moved += size * self.shape.vocabulary * self.shape.hidden + rows * context * size * self.shape.cache
+        launches = self.shape.layers * self.card["layer_ms"] * (0.1 if vllm else 1)  # vLLM replays captured graphs
+        return launches / 1e3 + moved / (self.card["bandwidth"] * 1e9) + self.compute(rows)
+
+    def say(self, kind: str, texts: float, rows: int | None = None) -> float:
+        """So many texts of a kind of `lengths`, `rows` at a time."""
+        (prompt, new), texts = self.lengths[kind], math.ceil(texts)
+        rows = max(1, min(rows or self.settings.sample_batch, texts))
+        return math.ceil(texts / rows) * new * self.step(rows, prompt + new) + self.compute(texts * prompt)
+
+    def learn(self, texts: int) -> float:
+        """Loss and gradient of so many completions."""
+        s, tokens = self.settings, texts * sum(self.lengths["trained"])
+        if "train_tokens" in self.rates:
+            return tokens / self.rates["train_tokens"]
+        passes = 2 + (s.lora_rank == 0) + s.gradient_checkpointing + (s.beta > 0)  # and back, and again, and reference
+        launches = passes * math.ceil(texts / s.micro_batch) * self.shape.layers * self.card["layer_ms"]
+        return self.compute(tokens, passes) + launches / 1e3
+
+
+def parts(settings: Settings, stage: str) -> dict[str, float]:
+    """Seconds of a stage's parts on this machine, in their order; what is there already counts too.
+
+    Raises SettingsError where the model's config cannot be had or where the model does not fit."""
+    return parts_of(_costs(settings, stage), stage)
+
+
+def parts_of(costs: Costs, stage: str, worst: bool = False) -> dict[str, float]:
+    """The same from what they cost. `worst`: collecting asks every query in every round."""
+    return _collect(costs, worst) if stage == "failures" else {"train": _train, "evaluate": _evaluate}[stage](costs)
+
+
+def _collect(costs: Costs, worst: bool) -> dict[str, float]:
+    s, samples, found = costs.settings, 0, {}
+    for number, n in enumerate(s.rounds):
+        found[f"round {number + 1}"] = costs.say("first", s.train_queries * n)
+        samples += n
+        failures = min(s.failures_per_query, (1 - RIGHT) * samples)
+        if not worst and (failures == s.failures_per_query or failures * s.train_queries >= s.failures_wanted):
+            break
+    return found | {"dev": costs.say("first", 4 * s.dev_items)}
+
+
+def _train(costs: Costs) -> dict[str, float]:
+    s, texts = costs.settings, _batch(costs.settings)
+    step = costs.say("trained", texts, s.generation_batch) + costs.learn(texts)
+    score = costs.say("trained", s.dev_items)
+    if s.objective == "reflection":
+        step += costs.say("retry", texts * s.retries_per_reflection)
+        score += costs.say("retry", s.dev_items)
+    scorings = 2 * (1 + math.ceil(s.steps / s.dev_every))  # greedy and sampled
+    return {"steps": s.steps * step, "dev": scorings * score}
+
+
+def _batch(s: Settings) -> int:
+    return s.failures_per_step * s.reflections_per_failure // s.gpus
+
+
+def _evaluate(costs: Costs) -> dict[str, float]:
+    s, found = costs.settings, {}
+    failed, right = s.test_items * (1 - RIGHT), s.test_items * RIGHT
+    tries = min(s.fresh_tries, 1 + s.reflection_tokens / s.attempt_tokens)  # for the tokens of the own second try
+    retried = {"own": failed, "forced": failed, "always": right, "outright": s.test_items}
+    seconds = {name: costs.say("reflection", n) + costs.say("retry", n) for name, n in retried.items()}
+    seconds["fresh"] = tries * costs.say("first", failed)
+    for policy in ("vanilla",) if s.seed is None else s.policies:
+        taken = ("blind", "generic") if policy == "reflector" else ()  # with its first tries, from the base model
+        second = sum(seconds.get(name, costs.say("retry", failed)) for name in controls.chosen(s) if name not in taken)
+        for decoding in s.decodings:
+            found[f"{policy}, {decoding}"] = second + (0 if taken else costs.say("first", s.test_items))
+    return found
+
+
+def forecast(settings: Settings, stage: str) -> pd.DataFrame:
+    """What a whole stage costs: rows for time, memory, disk and download, with `value, unit, assumption`.
+
+    Raises as `parts` does."""
+    costs, (name, card) = _costs(settings, stage), machine()
+    s, sheet = costs.settings, "{bandwidth} GB/s, {tflops} TFLOPS, {layer_ms} ms a layer and step".format(**card)
+    rest = f"measured {', '.join(costs.rates)}" if costs.rates else sheet
+    how = f"{name}: {rest}; {s.engine if stage != 'train' else s.backend}, {s.sample_batch} rows"
+    how += f"; texts of the greatest length; {1 - RIGHT:.0%} of all tries fail"
+    rows = {"time": (sum(parts_of(costs, stage).values()) / 60, "minutes", how)}
+    if stage == "failures":
+        worst = sum(parts_of(costs, stage, worst=True).values()) / 60
+        rows["time, at worst"] = (worst, "minutes", "every query is asked in every round")
+    if runs.done(settings, stage):
+        rows = {"time": (0.0, "minutes", "the result is there already")}
+    for name, told in (("memory", _memory), ("disk", _disk), ("download", _download)):
+        size, why = told(costs, stage)
+        rows[name] = (size / 2**30, "GiB", why)
+    lines = [(name, float(f"{value:.2g}"), unit, why) for name, (value, unit, why) in rows.items()]
+    frame = pd.DataFrame(lines, columns=["", "value", "unit", "assumption"], dtype=object)  # 14.0, not 14.0000
+    return frame.set_index("")
+
+
+def corrected(settings: Settings, stage: str, seconds: float, share: float) -> str:
+    """What the stage takes if `share` of its first part took `seconds`, in a line; empty where that cannot be told."""
+    with contextlib.suppress(Exception):  # whatever it is, a forecast ends no run
+        said = list(parts(settings, stage).values())
+        now = seconds / (share * said[0]) * sum(said) / 60
+        told = [f"{float(f'{minutes:.2g}'):g}" for minutes in (now, sum(said) / 60)]  # 1300, not 1.3e+03
+        return f"{stage}: about {told[0]} minutes in all at this rate; the forecast said {told[1]}"
+    return ""
+
+
+@contextlib.contextmanager
+def timed(settings: Settings, stage: str, share: float) -> Iterator[None]:
+    """Print the corrected forecast after the block, `share` of the stage's first part; 0 prints nothing."""
+    began = time.time()
+    yield
+    if share and (line := corrected(settings, stage, time.time() - began, share)):
+        print(line, flush=True)
+
+
+def _costs(settings: Settings, stage: str) -> Costs:
+    """With the engine and the sizes that a new folder would be begun with."""
+    from transformers import AutoConfig
+
+    path, revision = runs.model_path(settings)
+    try:
+        config, question = AutoConfig.from_pretrained(path, revision=revision), fit.question_tokens(settings, stage)
+        chosen = {"engine": engines.choose(settings, stage)[0], "backend": backends.choose(settings, stage)[0]}
+        s, (name, card) = settings.model_copy(update=chosen), machine()
+        s = s.model_copy(update=fit.sizes(s, config, gpus.total_bytes(), stage, question))
+        return Costs(s, fit.shape(config), card, question, _rates(name, s))
+    except (OSError, ValueError, AttributeError) as error:
+        if isinstance(error, PLAIN):
+            raise
+        text = f"cannot read the config of model '{settings.model}': {one_line(str(error), 200)}"
+        why = "is the name right, is there a network, and for a gated model HF_TOKEN?"
+        raise SettingsError(f"{text} ({why})") from None
+
+
+def _rates(hardware: str, settings: Settings) -> dict[str, float]:
+    """What was measured on this hardware with this model, engine and backend (an empty backend goes for both)."""
+    if not RATES.is_file():
+        return {}
+    frame, known = pd.read_csv(RATES), (hardware, settings.model, settings.engine)
+    same = (frame[["hardware", "model", "engine"]] == known).all(axis=1)
+    same &= frame["backend"].isna() | (frame["backend"] == settings.backend) | (settings.backend == "auto")
+    return dict(zip(frame["what"][same], frame["rate"][same], strict=True))
+
+
+def _memory(costs: Costs, stage: str) -> tuple[float, str]:
+    s, one, size, length = costs.settings, costs.shape, fit.BYTES[costs.settings.dtype], costs.lengths
+    unsloth, longest = stage == "train" and s.backend == "unsloth", "first" if stage == "failures" else "retry"
+    most = s.sample_batch * fit.sampled_bytes(one, size, *length[longest], unsloth)
+    if stage == "train":
+        learnt, at_once = min(_batch(s), s.micro_batch), min(_batch(s), s.generation_batch)
+        learnt *= fit.trained_bytes(one, size, *length["trained"], s.gradient_checkpointing)
+        most = max(most, learnt, at_once * fit.sampled_bytes(one, size, *length["trained"], unsloth))
+    why = f"of {gpus.total_bytes() / 2**30:.0f} on this machine: {s.sample_batch} rows at a time, weights and runtime"
+    return fit.fixed_bytes(s, one, stage) + most + fit.RESERVE, why
+
+
+def _disk(costs: Costs, stage: str) -> tuple[float, str]:
+    s, one, weights = costs.settings, costs.shape, costs.shape.linear + costs.shape.embeddings
+    asked, again = sum(costs.lengths["reflection"]), sum(costs.lengths["retry"])
+    tries = s.test_items * len(s.decodings) * len(s.policies) * len(s.controls)
+    tokens = {"failures": s.train_queries * sum(s.rounds) * s.attempt_tokens, "train": s.steps * _batch(s) * again}
+    used, why = 4 * tokens.get(stage, tries * asked), "texts of 4 bytes a token"
+    if stage == "train":  # two checkpoints with the optimiser's two moments, the fresh adapter, the best one
+        used, why = used + 32 * (s.lora_rank * one.adapter or weights), f"{why}, the best adapter, two checkpoints"
+    if s.engine == "vllm" and s.load_in_4bit:
+        used, why = used + 2 * weights, f"{why}, once the 4-bit weights as a plain checkpoint"
+    return used, why
+
+
+def _download(costs: Costs, stage: str) -> tuple[float, str]:
+    path, revision = runs.model_path(costs.settings)
+    if revision is None:
+        return 0.0, "the model is a local folder"
+    from huggingface_hub import try_to_load_from_cache
+
+    names = ("model.safetensors", "model.safetensors.index.json")
+    if any(isinstance(try_to_load_from_cache(path, name, revision=revision), str) for name in names):
+        return 0.0, "the model is in the hub's cache"
+    size = (models.known(path) or {}).get("download") or 2 * (costs.shape.linear + costs.shape.embeddings)
+    return size, "the model's 16-bit weights, once; their minutes are not in the time"

@@ -1,0 +1,56 @@
+"""What is known of hub models before one is downloaded (`data/models.yaml`): size, licence, the paper's use of it.
+
+No model and no network is needed for it. A model that is not in the file works all the same.
+"""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rrr_utils.settings import DATA, Settings
+
+
+@functools.cache
+def listed() -> dict[str, dict[str, Any]]:
+    """The file's lines by hub id (of models without public weights, by name), in its order."""
+    return yaml.safe_load((DATA / "models.yaml").read_text(encoding="utf-8"))
+
+
+def known(hub_id: str) -> dict[str, Any] | None:
+    """A model's line, with `download`: its 16-bit weights in bytes. None for a model, or a folder, that is not listed.
+
+    >>> one = known("Qwen/Qwen2.5-1.5B-Instruct")
+    >>> one["memory_4bit"], one["download"], one["gated"], one["paper"]
+    (1.12, 3087428608, False, {'countdown': ['trained', 'S']})
+    """
+    one = listed().get(hub_id)
+    return one and {"paper": {}, **one, "download": one["parameters"] and 2 * one["parameters"]}
+
+
+def refusal(settings: Settings) -> str | None:
+    """Why the settings' model cannot be had, in one line: it is gated, not in the hub's cache, and there is no token.
+
+    None where nothing speaks against it. Whether the token's account has access only the hub knows.
+    """
+    from huggingface_hub import constants, get_token  # slow to import
+
+    if not (known(settings.model) or {}).get("gated") or get_token():
+        return None
+    copies = Path(constants.HF_HUB_CACHE) / f"models--{settings.model.replace('/', '--')}" / "snapshots"
+    if any(copies.glob("*/config.json")):
+        return None
+    page = f"https://huggingface.co/{settings.model}"
+    return f"{settings.model} is gated: accept its licence at {page} and set HF_TOKEN to a token of that account"
+
+
+def table() -> str:
+    """The listed models as a Markdown table."""
+    lines = ["| model | size | 4 bits, GiB | licence | the paper |", "|---|---|---|---|---|"]
+    for name, one in listed().items():
+        size, memory = (f"{one['parameters'] / 1e9:.1f}B", f"{one['memory_4bit']:.1f}") if one["parameters"] else "--"
+        roles = [f"{task.replace('_', ' ')}: {role} ({sure})" for task, (role, sure) in one.get("paper", {}).items()]
+        licence = one["licence"] + (", gated" if one["gated"] else "")
+        lines.append(f"| {name} | {size} | {memory} | {licence} | {'; '.join(roles) or 'not in it'} |")
+    return "\n".join(lines)
