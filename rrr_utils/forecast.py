@@ -166,9 +166,11 @@ def corrected(settings: Settings, stage: str, seconds: float, share: float) -> s
     """What the stage takes if `share` of its first part took `seconds`, in a line; empty where that cannot be told."""
     with contextlib.suppress(Exception):  # whatever it is, a forecast ends no run
         said = list(parts(settings, stage).values())
-        now = seconds / (share * said[0]) * sum(said) / 60
-        told = [f"{float(f'{minutes:.2g}'):g}" for minutes in (now, sum(said) / 60)]  # 1300, not 1.3e+03
-        return f"{stage}: about {told[0]} minutes in all at this rate; the forecast said {told[1]}"
+        first, rest = seconds / share, sum(said[1:])
+        if stage != "evaluate":  # there the parts differ: greedy texts end early, sampled ones late
+            rest *= first / said[0]
+        told = [f"{float(f'{one / 60:.2g}'):g}" for one in (first + rest, sum(said))]  # 1300, not 1.3e+03
+        return f"{stage}: about {told[0]} minutes in all by what its first part took; the forecast said {told[1]}"
     return ""
 
 

@@ -24,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 
 from rrr_utils import runs, tokens
 from rrr_utils.errors import SettingsError, one_line
+from rrr_utils.nf4 import exact_4bit, keep_dequantised
 from rrr_utils.settings import Settings
 
 
@@ -72,6 +73,7 @@ def load_base(settings: Settings, loader: Callable[..., Model] = AutoModelForCau
         text = f"cannot load model '{settings.model}': {one_line(str(error), 200)}"
         raise SettingsError(f"{text} (is the name right, is there a network, and {hint})") from None
     exact_4bit(model)
+    keep_dequantised(model)
     tokenizer.pad_token = tokens.safe_pad(tokenizer, tokens.ends(model.generation_config, tokenizer))
     return Policy(model.eval(), tokenizer)
 
@@ -90,19 +92,6 @@ def lora_config(settings: Settings) -> LoraConfig:
     """An adapter on every linear layer, without dropout (GRPO compares log-probabilities of the same text)."""
     sizes = {"r": settings.lora_rank, "lora_alpha": settings.lora_alpha}
     return LoraConfig(task_type="CAUSAL_LM", lora_dropout=0.0, target_modules="all-linear", **sizes)
-
-
-def exact_4bit(model: torch.nn.Module) -> int:
-    """Keep bitsandbytes from repacking 4-bit weights on a CPU; returns the number of 4-bit layers.
-
-    Source: bitsandbytes 0.50.2, `Linear4bit.forward`: the repacked layout is for inference alone.
-    """
-    from bitsandbytes.nn import Linear4bit
-
-    layers = [m for m in model.modules() if isinstance(m, Linear4bit)]
-    for layer in layers:
-        layer.support_avx512bf16_for_cpu = False
-    return len(layers)
 
 
 def trainable_to_float32(model: torch.nn.Module) -> int:

@@ -109,7 +109,7 @@ def test_a_real_run_corrects_the_forecast_and_a_finished_one_costs_nothing(on, t
     failures.sample(one)
     took, said = time.time() - began, capsys.readouterr().out
     failures.finish(one)
-    [line] = [line for line in said.splitlines() if "at this rate" in line]
+    [line] = [line for line in said.splitlines() if "its first part took" in line]
     minutes = float(line.split("about ")[1].split()[0])
     assert line.startswith("failures: about") and took / 60 / 10 < minutes < took / 60 * 10
     frame = forecast.forecast(one, "failures")
@@ -122,6 +122,11 @@ def test_the_correction_takes_the_first_part_s_rate_for_all_and_never_fails(on, 
     total, first = sum(said.values()) / 60, said["steps"]
     assert f"about {3 * total:.2g} minutes" in forecast.corrected(one, "train", 3 * first * 0.25, 0.25)
     assert forecast.corrected(one.model_copy(update={"model": str(tmp_path)}), "train", 1.0, 0.5) == ""
+    base = one.model_copy(update={"seed": None})  # its parts are decodings, of which greedy ends early
+    greedy, *rest = forecast.parts(base, "evaluate").values()
+    assert f"about {(0.1 * greedy + sum(rest)) / 60:.2g} minutes" in forecast.corrected(
+        base, "evaluate", 0.1 * greedy, 1
+    )
 
 
 @pytest.mark.parametrize(

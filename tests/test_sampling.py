@@ -85,6 +85,17 @@ def test_running_out_of_memory_halves_the_batch(loaded, asked, monkeypatch):
     assert sizes[:3] == [8, 4, 2] and one.batch == 2
 
 
+def test_kept_dequantised_weights_give_the_bits_of_bitsandbytes(loaded, monkeypatch):
+    layers = [m for m in loaded.model.modules() if m.__class__.__name__ == "Linear4bit"]
+    ids = torch.randint(3, 200, (3, 40), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        kept = loaded.model(ids).logits
+        for layer in layers:
+            assert layer.forward.keywords["weight"].shape == (layer.out_features, layer.in_features)
+            monkeypatch.setattr(layer, "forward", layer.forward.keywords["plain"])
+        assert torch.equal(loaded.model(ids).logits, kept)
+
+
 def test_memory_that_runs_out_while_texts_are_drawn_leaves_the_texts_of_the_batch_that_fits(loaded, asked, monkeypatch):
     generate, rows = loaded.model.generate, []
 
