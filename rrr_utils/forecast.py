@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 import yaml
 
-from rrr_utils import backends, controls, engines, fit, gpus, models, runs
-from rrr_utils.errors import PLAIN, SettingsError, one_line
+from rrr_utils import controls, fit, gpus, models, runs
+from rrr_utils.machine import fitted
 from rrr_utils.settings import DATA, ROOT, Settings
 
 #: shares: of the data sheet's FLOPs that matrices of these sizes reach, and of all tries that are right
@@ -184,22 +184,10 @@ def timed(settings: Settings, stage: str, share: float) -> Iterator[None]:
 
 
 def _costs(settings: Settings, stage: str) -> Costs:
-    """With the engine and the sizes that a new folder would be begun with."""
-    from transformers import AutoConfig
-
-    path, revision = runs.model_path(settings)
-    try:
-        config, question = AutoConfig.from_pretrained(path, revision=revision), fit.question_tokens(settings, stage)
-        chosen = {"engine": engines.choose(settings, stage)[0], "backend": backends.choose(settings, stage)[0]}
-        s, (name, card) = settings.model_copy(update=chosen), machine()
-        s = s.model_copy(update=fit.sizes(s, config, gpus.total_bytes(), stage, question))
-        return Costs(s, fit.shape(config), card, question, _rates(name, s))
-    except (OSError, ValueError, AttributeError) as error:
-        if isinstance(error, PLAIN):
-            raise
-        text = f"cannot read the config of model '{settings.model}': {one_line(str(error), 200)}"
-        why = "is the name right, is there a network, and for a gated model HF_TOKEN?"
-        raise SettingsError(f"{text} ({why})") from None
+    """With the engine, backend and sizes that a new folder would be begun with."""
+    s, _, config, question = fitted(settings, stage)
+    name, card = machine()
+    return Costs(s, fit.shape(config), card, question, _rates(name, s))
 
 
 def _rates(hardware: str, settings: Settings) -> dict[str, float]:

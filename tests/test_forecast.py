@@ -225,6 +225,6 @@ def test_a_colab_session_is_long_enough_for_its_profile_on_a_t4(on):
 def test_a_config_that_cannot_be_read_is_one_line(on, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"weights")
-    with pytest.raises(SettingsError, match="cannot read the config of model") as caught:
+    with pytest.raises(SettingsError, match="cannot read config and tokenizer of model") as caught:
         forecast.forecast(settings.load("tiny", {"model": str(tmp_path)}), "failures")
     assert "\n" not in str(caught.value)

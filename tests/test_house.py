@@ -16,7 +16,7 @@ from rrr_utils.settings import ROOT
 #: the rooms from the ground up: a module imports from its own floor or from below
 FLOORS = (
     "errors gpus", "settings", "files provenance models", "tasks", "conversation", "identity tokens", "backup", "runs",
-    "checkpoints samples nf4", "policy", "sampling fit", "engines backends controls reward forecast", "machine",
+    "checkpoints samples nf4", "policy", "sampling fit", "engines backends controls reward", "machine", "forecast",
     "failures training evaluation report", "needs", "kernel launch colab", "miniature",
 )  # fmt: skip
 CORE = ("settings", "conversation", "policy", "sampling", "failures", "training", "controls", "evaluation")
