@@ -43,7 +43,7 @@ $(VENV)/stamp: requirements.lock pyproject.toml
 	  echo "Python 3.11, 3.12 or 3.13 is needed and was not found: install one, or say make PYTHON=/path/to/python3.11" >&2; exit 1; fi; \
 	echo "Installing into $(VENV) from requirements.lock, once, with $$("$$python" --version)"; \
 	[ -x $(PY) ] || "$$python" -m venv $(VENV)
-	@# what is imported is compiled then: compiling all of it takes a third of the installation
+	@# what is imported is compiled then: compiling all of it would take a good part of the installation
 	@$(PY) -m pip install --no-compile --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements.lock
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@

@@ -23,7 +23,7 @@ def exact_4bit(model: torch.nn.Module) -> int:
 
 
 def keep_dequantised(model: torch.nn.Module) -> None:
-    """On a CPU, keep a small model's dequantised weights for passes without gradients: the same bits, a fifth faster.
+    """On a CPU, keep a small model's dequantised weights for passes without gradients: the same bits, in less time.
 
     Source: bitsandbytes 0.50.2, `_gemm_4bit_default_impl`: it dequantises a weight at every call.
     """

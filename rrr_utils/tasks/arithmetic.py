@@ -50,7 +50,7 @@ def postfix(tokens: list, loose: bool = False) -> list | None:
 def value_of(steps: list) -> int | Fraction | None:
     """The exact value of `postfix` steps, with numbers as text or as they are; None if it divides by zero.
 
-    Whole numbers stay int, since fractions are ten times slower.
+    Whole numbers stay int, since fractions are slow.
     """
     stack: list[int | Fraction] = []
     for step in steps:
