@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import logging as transformers_logging
 
 from rrr_utils import runs, tokens
+from rrr_utils.decoding import less_work
 from rrr_utils.errors import SettingsError, one_line
 from rrr_utils.nf4 import exact_4bit, keep_dequantised
 from rrr_utils.settings import Settings
@@ -74,6 +75,7 @@ def load_base(settings: Settings, loader: Callable[..., Model] = AutoModelForCau
         raise SettingsError(f"{text} (is the name right, is there a network, and {hint})") from None
     exact_4bit(model)
     keep_dequantised(model)
+    less_work(model)
     tokenizer.pad_token = tokens.safe_pad(tokenizer, tokens.ends(model.generation_config, tokenizer))
     return Policy(model.eval(), tokenizer)
 
