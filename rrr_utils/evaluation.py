@@ -6,12 +6,18 @@ already is taken over (`samples.py`). Cells are counted in `report/`.
 """
 
 import functools
+import multiprocessing
+import os
+import signal
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rrr_utils import controls, conversation, forecast, machine, runs, samples, tasks
+from rrr_utils import backends, controls, conversation, forecast, gpus, machine, runs, samples, tasks
 from rrr_utils.controls import Voice
 from rrr_utils.errors import ResultsError
-from rrr_utils.files import append_jsonl, read_log
+from rrr_utils.files import append_jsonl, read_log, write_jsonl
 from rrr_utils.settings import EVERY_ITEM, Settings
 
 if TYPE_CHECKING:
@@ -19,6 +25,8 @@ if TYPE_CHECKING:
 
 #: items generated and appended at a time
 BLOCK = 1024
+#: from so many items on, the embedded model's policies and decodings are shared out over the cores
+SEVERAL = 500
 
 
 def generate(settings: Settings) -> None:
@@ -27,23 +35,77 @@ def generate(settings: Settings) -> None:
         return
     rows = test_rows(settings)  # before the folder is begun: bad data leaves none
     with runs.begin(settings, "evaluate", machine.resolve) as (folder, settings):
-        path = folder / "samples.jsonl"
-        there = {samples.key(line) for line in read_log(path)}
-        older, vanilla = samples.older(settings, folder), samples.vanilla(settings)
-        sampler = functools.cache(lambda: _sampler(settings))  # loaded once, and only if there is something to say
-        for name in _policies(settings):
-            for decoding in settings.decodings:
-                for start in range(0, len(rows), BLOCK):
-                    block = rows[start : start + BLOCK]
-                    if all((name, decoding, row["id"]) in there for row in block):
-                        continue
-                    given = [samples.given(name, decoding, row, older, vanilla) for row in block]
-                    voice = Voice(settings, sampler, name, decoding, start)
-                    first = (name, decoding, start) == (_policies(settings)[0], settings.decodings[0], 0)
-                    share = len(block) / len(rows) if first and not (there or older) else 0
-                    with forecast.timed(settings, "evaluate", share):
-                        lines = tries(voice, block, given)
-                    append_jsonl(path, [line for line in lines if samples.key(line) not in there])
+        parts = [(name, decoding) for name in _policies(settings) for decoding in settings.decodings]
+        _gather(folder, rows, parts)  # what an interrupted run has left
+        if (number := _processes(settings, len(rows), len(parts))) > 1:
+            _in_processes(settings, folder, parts, number)
+        else:
+            _write(settings, folder, rows, parts, folder / "samples.jsonl")
+        _gather(folder, rows, parts)
+
+
+def _write(settings: Settings, folder: Path, rows: list[dict], parts: list[tuple[str, str]], path: Path) -> None:
+    """Append the missing lines of these policies and decodings to a file, a block of items at a time."""
+    there = {samples.key(line) for one in {path, folder / "samples.jsonl"} for line in read_log(one)}
+    older, vanilla = samples.older(settings, folder), samples.vanilla(settings)
+    sampler = functools.cache(lambda: _sampler(settings))  # loaded once, and only if there is something to say
+    for name, decoding in parts:
+        for start in range(0, len(rows), BLOCK):
+            block = rows[start : start + BLOCK]
+            if all((name, decoding, row["id"]) in there for row in block):
+                continue
+            given = [samples.given(name, decoding, row, older, vanilla) for row in block]
+            voice = Voice(settings, sampler, name, decoding, start)
+            first = (name, decoding, start) == (_policies(settings)[0], settings.decodings[0], 0)
+            share = len(block) / len(rows) if first and not (there or older) else 0
+            with forecast.timed(settings, "evaluate", share):
+                lines = tries(voice, block, given)
+            append_jsonl(path, [line for line in lines if samples.key(line) not in there])
+
+
+def _processes(settings: Settings, items: int, parts: int) -> int:
+    """How many processes generate. Several only for the embedded model, which each of them loads, on a CPU; and not for
+    the base model's evaluation, which runs beside a training."""
+    if settings.model != "embedded" or settings.seed is None or items < SEVERAL or gpus.visible():
+        return 1
+    return min(parts, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def _in_processes(settings: Settings, folder: Path, parts: list[tuple[str, str]], number: int) -> None:
+    """The same texts by several processes, each with a file of its own for a policy and decoding. Raises ResultsError
+    where one was killed."""
+    context = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(number, context, _begin_process) as pool:
+            try:
+                for written in [pool.submit(_write_apart, settings, folder, part) for part in parts]:
+                    written.result()
+            except KeyboardInterrupt:  # else the pool would wait for what it has begun
+                for child in multiprocessing.active_children():
+                    child.kill()
+                raise
+    except BrokenProcessPool:
+        raise ResultsError("a process that generates was killed (out of memory?): the same command goes on") from None
+
+
+def _begin_process() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted, and ends this process
+    backends.end_with_parent()
+
+
+def _write_apart(settings: Settings, folder: Path, part: tuple[str, str]) -> None:
+    _write(settings, folder, test_rows(settings), [part], folder / f"samples-{'-'.join(part)}.part.jsonl")
+
+
+def _gather(folder: Path, rows: list[dict], parts: list[tuple[str, str]]) -> None:
+    """Bring what processes have written into `samples.jsonl`, in the order that one process has."""
+    path, left = folder / "samples.jsonl", sorted(folder.glob("samples-*.part.jsonl"))
+    if left:
+        lines = {samples.key(line): line for one in [path, *left] for line in read_log(one)}
+        places = {(*part, row["id"]): k for k, (part, row) in enumerate((p, row) for p in parts for row in rows)}
+        write_jsonl(path, [lines[key] for key in sorted(lines, key=lambda key: places.get(key, len(places)))])
+        for one in left:
+            one.unlink()
 
 
 def test_rows(settings: Settings) -> list[dict]:
