@@ -2,10 +2,15 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := menu
-.PHONY: menu reproduce runs test test-slow lab bench trials ablations publish address vllm clean
+.PHONY: menu reproduce paper plan runs test test-slow lab bench trials ablations publish address vllm clean
 
-SEEDS ?= 0
+# training seeds: make reproduce SEEDS=0,1,2; without any, the profile's own, or 0
+SEEDS ?=
 PROFILE ?= tiny
+# which rows of a profile: make paper ROWS=countdown:Qwen2.5-1.5B,function_calling:Qwen2-7B
+ROWS ?=
+# whose hours make plan gives, if not this machine's: a line of data/cards.yaml
+CARD ?=
 CORES ?= all
 # other settings, as JSON: make reproduce OVERRIDES='{"steps": 5}'
 OVERRIDES ?= {}
@@ -20,10 +25,12 @@ TORCH_INDEX ?=
 PYTHON ?=
 VENV := .venv
 PY := $(VENV)/bin/python
-export PROFILE SEEDS OVERRIDES DELETE
+export PROFILE SEEDS ROWS OVERRIDES DELETE CARD
 
 menu:
 	@echo "make reproduce [SEEDS=0,1,2] [PROFILE=tiny]   collect failures, train, evaluate, print the table; goes on where it was stopped"
+	@echo "make plan [PROFILE=paper] [ROWS=] [CARD=H100] what a profile's runs will cost, before anything starts; no network needed"
+	@echo "make paper [ROWS=countdown:Qwen2.5-1.5B]      the paper's whole table: reproduce with PROFILE=paper"
 	@echo "make test                                     the fast tests (a few minutes)"
 	@echo "make test-slow                                end to end, kills, and GPU tests where there is a GPU"
 	@echo "make lab                                      the notebooks in JupyterLab"
@@ -43,15 +50,18 @@ $(VENV)/stamp: requirements.lock pyproject.toml
 	  echo "Python 3.11, 3.12 or 3.13 is needed and was not found: install one, or say make PYTHON=/path/to/python3.11" >&2; exit 1; fi; \
 	echo "Installing into $(VENV) from requirements.lock, once, with $$("$$python" --version)"; \
 	[ -x $(PY) ] || "$$python" -m venv $(VENV)
-	@# what is imported is compiled then: compiling all of it would take a good part of the installation
-	@$(PY) -m pip install --no-compile --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements.lock
+	@# the list is whole, so that nothing is to be resolved; and what is imported is compiled then, which all of it need not be
+	@$(PY) -m pip install --no-compile --no-deps --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements.lock
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
+# on a cluster: make paper EXECUTOR=slurm, with workflow/profiles/slurm
+EXECUTOR ?=
 # the options are those of workflow/profiles/default, which a bare `snakemake` takes
-SNAKEMAKE = $(VENV)/bin/snakemake --workflow-profile none --nolock --ignore-incomplete --rerun-triggers mtime --keep-going \
+SNAKEMAKE = $(VENV)/bin/snakemake $(if $(EXECUTOR),--workflow-profile workflow/profiles/$(EXECUTOR),$(HERE))
+HERE = --workflow-profile none --nolock --ignore-incomplete --rerun-triggers mtime --keep-going \
   --quiet all --cores $(CORES) --resources gpu=$$($(PY) -c 'from rrr_utils import gpus; print(max(1, len(gpus.visible())))')
-CONFIG = --config profile="$$PROFILE" seeds="$$SEEDS" overrides="$$OVERRIDES"
+CONFIG = --config profile="$$PROFILE" seeds="$$SEEDS" rows="$$ROWS" overrides="$$OVERRIDES"
 # in a process group of its own: a signal to make reaches Snakemake and its jobs as an interrupt, so that they save and end
 run = set -m; $(1) & job=$$!; set +m; trap 'kill -INT -- -$$job 2>/dev/null' TERM INT HUP; \
   while :; do status=0; wait $$job || status=$$?; kill -0 $$job 2>/dev/null || break; done; \
@@ -62,7 +72,13 @@ reproduce: $(VENV)/stamp
 	@$(PY) -c 'import json, os; from rrr_utils import runs, settings; \
 	one = settings.load(os.environ["PROFILE"], json.loads(os.environ["OVERRIDES"])); \
 	print((runs.stage_dir(one, "tables") / "report.md").read_text())'
-	@echo "All is done: profile $$PROFILE, seeds $$SEEDS."
+	@echo "All is done: profile $$PROFILE$${SEEDS:+, seeds $$SEEDS}$${ROWS:+, rows $$ROWS}."
+
+paper:
+	@$(MAKE) --no-print-directory reproduce PROFILE=paper
+
+plan: $(VENV)/stamp
+	@$(PY) -m rrr_utils.plan --profile "$$PROFILE" --seeds "$$SEEDS" --rows "$$ROWS" --overrides "$$OVERRIDES" --card "$$CARD"
 
 test: $(VENV)/stamp
 	@HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile --doctest-modules rrr_utils tests

@@ -5,9 +5,12 @@ rest by counting what transformers, peft and trl allocate at these models' real 
 count again). Nothing was measured on a GPU: what its allocator wastes is in RESERVE, a tenth, and CACHE_SLACK.
 """
 
+import json
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from rrr_utils import conversation, runs, tasks
+from rrr_utils import conversation, models, runs, tasks
 from rrr_utils.errors import SettingsError
 from rrr_utils.settings import Settings
 
@@ -76,15 +79,35 @@ QWEN = Shape(hidden=1536, layers=28, heads=12, kv_heads=2, head=128, wide=8960, 
 
 
 def shape(config: Any) -> Shape:
-    """The shape in a model's config (of transformers; of several, the text model's)."""
-    text = config.get_text_config()
+    """The shape in a model's config: of transformers (of several, the text model's), or a config.json's values."""
+    if isinstance(config, Shape):
+        return config
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
     heads = text.num_attention_heads
     return Shape(
         text.hidden_size, text.num_hidden_layers, heads, getattr(text, "num_key_value_heads", None) or heads,
         getattr(text, "head_dim", None) or text.hidden_size // heads,
         getattr(text, "intermediate_size", None) or 4 * text.hidden_size, text.vocab_size,
-        bool(config.tie_word_embeddings), text.model_type == "phi3",
+        bool(getattr(config, "tie_word_embeddings", False)), text.model_type == "phi3",
     )  # fmt: skip
+
+
+def known_shape(settings: Settings) -> Shape:
+    """The shape of the settings' model, without transformers and the hub: of data/models.yaml, or of a config.json that
+    is here. Raises SettingsError where there is neither.
+
+    >>> known_shape(Settings(model="Qwen/Qwen2.5-1.5B-Instruct")) == QWEN
+    True
+    """
+    if listed := (models.known(settings.model) or {}).get("shape"):
+        return Shape(**listed)
+    with runs.offline():
+        path = models.cached(settings.model) or Path(runs.model_path(settings)[0]) / "config.json"
+    try:
+        return shape(SimpleNamespace(**json.loads(path.read_text(encoding="utf-8"))))
+    except (OSError, ValueError, TypeError, AttributeError):
+        text = f"the shape of model '{settings.model}' is not known here: it is not in data/models.yaml"
+        raise SettingsError(f"{text}, and no config.json of it is here") from None
 
 
 def fixed_bytes(settings: Settings, one: Shape, stage: str) -> float:
@@ -147,7 +170,7 @@ def sizes(settings: Settings, config: Any, total_bytes: int, stage: str, questio
     """`sample_batch`, `generation_batch` and `micro_batch` for a stage ("failures", "train", "evaluate"): the settings'
     values where these fit, else less. The effective batch stays as it is.
 
-    `settings`: their backend chosen; `config`: the model's own, of transformers; `total_bytes`: all memory of the card,
+    `settings`: their backend chosen; `config`: the model's own, or its shape; `total_bytes`: all memory of the card,
     free or not, or of the machine on a CPU; `question_tokens`: the longest. SettingsError where the weights do not fit.
     """
     s, one, size = settings, shape(config), BYTES[settings.dtype]

@@ -2,10 +2,12 @@
 
 Arithmetic from the model's config, the settings and the card's data sheet (`data/cards.yaml`); rates that were measured
 (`results/rates.csv`) come first. Texts are taken to reach their token limits, since a batch decodes until its longest
-ends, and RIGHT of all tries to be right. Of a hub model config and tokenizer are downloaded, no weights.
+ends, and RIGHT of all tries to be right. Of a hub model config and tokenizer are downloaded, no weights; a plan of a
+whole grid (plan.py) takes the same arithmetic with shapes from `data/models.yaml` and downloads nothing.
 """
 
 import contextlib
+import functools
 import math
 import re
 import time
@@ -23,29 +25,57 @@ from rrr_utils.settings import DATA, ROOT, Settings
 REACHED, RIGHT = 0.35, 0.3
 #: bytes that move for a 4-bit weight in a decoding step: it is read, written in 16 bits, and read again
 MOVED = 4.5
+#: tokens of a task's questions where nobody counts them, the mean and, as `fit.question_tokens` has it, the longest: of
+#: 200 problems of 3 or 4 numbers, and of 200 real queries in the form of APIGen's, with Qwen2.5's tokenizer
+QUESTIONS, ANOTHER = {"countdown": (96, 125), "function_calling": (316, 1005)}, (256, 256)
 #: columns hardware, model, engine, backend, what, rate, versions: `what` is `decode_<rows>`, with the seconds of a
 #: decoding step of so many rows, or `train_tokens`, with the tokens of prompts and completions trained on a second
 RATES = ROOT / "results" / "rates.csv"
 
 
-def machine() -> tuple[str, dict[str, Any]]:
-    """The first visible GPU's name, else "CPU", and its line of cards.yaml; of one not listed, a smaller one's."""
-    lines, card = yaml.safe_load((DATA / "cards.yaml").read_text(encoding="utf-8")), gpus.card()
+@functools.cache
+def cards() -> dict[str, dict[str, Any]]:
+    """The lines of data/cards.yaml."""
+    return yaml.safe_load((DATA / "cards.yaml").read_text(encoding="utf-8"))
+
+
+@functools.cache
+def line_of(name: str) -> str | None:
+    """The line of cards.yaml that a card's own name stands for.
+
+    >>> line_of("NVIDIA H100 80GB HBM3"), line_of("Quadro")
+    ('H100', None)
+    """
+    return next((key for key in cards() if re.search(rf"\b{key}\b", name)), None)
+
+
+def machine(card: gpus.Card | None = None) -> tuple[str, dict[str, Any]]:
+    """The name of the card, else of the first visible GPU, else "CPU", and its line of cards.yaml; of one not listed, a
+    smaller one's."""
+    lines, card = cards(), card or gpus.card()
     name = card.name if card else "CPU"
-    if key := next((key for key in lines if re.search(rf"\b{key}\b", name)), None):
+    if key := line_of(name):
         return name, lines[key]
     smaller = {line["gib"]: key for key, line in lines.items() if line["gib"] * 2**30 <= card.total_bytes}
     return f"{name} (not listed: as {smaller[max(smaller)]})", lines[smaller[max(smaller)]]
 
 
 class Costs(NamedTuple):
-    """Seconds of what stages do. `card`: its line; `question`: tokens of the longest; `rates`: measured, by `what`."""
+    """Seconds of what stages do. `card`: its line; `question`: tokens of the longest; `rates`: measured, by `what`.
+
+    `tells`: "about"; "least", where every byte and FLOP of the data sheet is reached and nothing else costs time; or
+    "tokens": not seconds, but the tokens that are read, written, and trained on."""
 
     settings: Settings
     shape: fit.Shape
     card: dict[str, Any]
     question: int
     rates: dict[str, float]
+    tells: str = "about"
+
+    def with_sizes(self, sizes: dict[str, int]) -> "Costs":
+        """The costs with other batches."""
+        return self._replace(settings=self.settings.model_copy(update=sizes))
 
     @property
     def lengths(self) -> dict[str, tuple[int, int]]:
@@ -57,32 +87,51 @@ class Costs(NamedTuple):
 
     def compute(self, tokens: float, passes: float = 1) -> float:
         """Tokens through the model, so many times."""
-        active = self.shape.linear + self.shape.vocabulary * self.shape.hidden
-        return 2 * passes * tokens * active / (REACHED * self.card["tflops"] * 1e12)
+        least = self.tells == "least"
+        active = self.shape.linear + (0 if least else self.shape.vocabulary * self.shape.hidden)
+        return 2 * passes * tokens * active / ((1 if least else REACHED) * self.card["tflops"] * 1e12)
 
     def step(self, rows: int, context: int) -> float:
-        """A decoding step: measured at the nearest number of rows, else launches, bytes that move, and FLOPs."""
-        if known := {int(what[7:]): rate for what, rate in self.rates.items() if what.startswith("decode_")}:
-            return known[min(known, key=lambda one: abs(one - rows))]
+        """A decoding step: as measured with about as many rows; or else by launches, bytes that move, and FLOPs, in the
+        proportion of what was measured to what these say of it."""
+        known = {int(what[7:]): rate for what, rate in self.rates.items() if what.startswith("decode_")}
+        if known and self.tells == "about":
+            near = min(known, key=lambda one: abs(math.log(one / rows)))
+            close = 0.5 <= near / rows <= 2
+            bare = self._replace(rates={})
+            return known[near] * (1 if close else bare.step(rows, context) / bare.step(near, context))
         s, vllm, size = self.settings, self.settings.engine == "vllm", fit.BYTES[self.settings.dtype]
-        moved = self.shape.linear * (MOVED if s.load_in_4bit and not vllm else size)
+        least = self.tells == "least"
+        moved = self.shape.linear * ((fit.NF4_BYTES if least else MOVED) if s.load_in_4bit and not vllm else size)
         moved += size * self.shape.vocabulary * self.shape.hidden + rows * context * size * self.shape.cache
+        moving, computing = moved / (self.card["bandwidth"] * 1e9), self.compute(rows)
+        if least:
+            return max(moving, computing)
         launches = self.shape.layers * self.card["layer_ms"] * (0.1 if vllm else 1)  # vLLM replays captured graphs
-        return launches / 1e3 + moved / (self.card["bandwidth"] * 1e9) + self.compute(rows)
+        return launches / 1e3 + moving + computing
 
     def say(self, kind: str, texts: float, rows: int | None = None) -> float:
         """So many texts of a kind of `lengths`, `rows` at a time."""
         (prompt, new), texts = self.lengths[kind], math.ceil(texts)
         rows = max(1, min(rows or self.settings.sample_batch, texts))
+        if self.tells == "tokens":
+            return texts * (prompt + new)
+        if self.tells == "least":  # the cache is half full on average; samples of a prompt, and vLLM, read it once
+            read = 0 if kind == "first" or self.settings.engine == "vllm" else texts * prompt
+            return texts / rows * new * self.step(rows, prompt + new // 2) + self.compute(read)
         return math.ceil(texts / rows) * new * self.step(rows, prompt + new) + self.compute(texts * prompt)
 
     def learn(self, texts: int) -> float:
         """Loss and gradient of so many completions."""
         s, tokens = self.settings, texts * sum(self.lengths["trained"])
-        if "train_tokens" in self.rates:
+        if self.tells == "tokens":
+            return tokens
+        if self.tells == "about" and "train_tokens" in self.rates:
             return tokens / self.rates["train_tokens"]
         passes = 2 + (s.lora_rank == 0) + s.gradient_checkpointing + (s.beta > 0)  # and back, and again, and reference
         launches = passes * math.ceil(texts / s.micro_batch) * self.shape.layers * self.card["layer_ms"]
+        if self.tells == "least":
+            return self.compute(tokens, passes)
         return self.compute(tokens, passes) + launches / 1e3
 
 
@@ -112,10 +161,11 @@ def _collect(costs: Costs, worst: bool) -> dict[str, float]:
 def _train(costs: Costs) -> dict[str, float]:
     s, texts = costs.settings, _batch(costs.settings)
     step = costs.say("trained", texts, s.generation_batch) + costs.learn(texts)
-    score = costs.say("trained", s.dev_items)
+    scored = math.ceil(s.dev_items / s.gpus)  # dev is shared out
+    score = costs.say("trained", scored)
     if s.objective == "reflection":
         step += costs.say("retry", texts * s.retries_per_reflection)
-        score += costs.say("retry", s.dev_items)
+        score += costs.say("retry", scored)
     scorings = 2 * (1 + math.ceil(s.steps / s.dev_every))  # greedy and sampled
     return {"steps": s.steps * step, "dev": scorings * score}
 
@@ -154,12 +204,23 @@ def forecast(settings: Settings, stage: str) -> pd.DataFrame:
         rows["time, at worst"] = (worst, "minutes", "every query is asked in every round")
     if runs.done(settings, stage):
         rows = {"time": (0.0, "minutes", "the result is there already")}
-    for name, told in (("memory", _memory), ("disk", _disk), ("download", _download)):
-        size, why = told(costs, stage)
+    for name, (size, why) in bytes_of(costs, stage).items():
         rows[name] = (size / 2**30, "GiB", why)
     lines = [(name, float(f"{value:.2g}"), unit, why) for name, (value, unit, why) in rows.items()]
     frame = pd.DataFrame(lines, columns=["", "value", "unit", "assumption"], dtype=object)  # 14.0, not 14.0000
     return frame.set_index("")
+
+
+def bytes_of(costs: Costs, stage: str) -> dict[str, tuple[float, str]]:
+    """Bytes of `memory`, `disk` and `download`, and what they are of."""
+    return {"memory": _memory(costs, stage), "disk": _disk(costs, stage), "download": _download(costs, stage)}
+
+
+def planned(settings: Settings, name: str, card: dict[str, Any]) -> Costs:
+    """The same without transformers, tokenizer and hub, for a card that need not be here: its name and its line. The
+    settings' engine and backend are chosen, their sizes fitted or ceilings. Raises SettingsError as fit does."""
+    _, longest = QUESTIONS.get(settings.task, ANOTHER)
+    return Costs(settings, fit.known_shape(settings), card, longest, _rates(name, settings))
 
 
 def corrected(settings: Settings, stage: str, seconds: float, share: float) -> str:
@@ -191,11 +252,13 @@ def _costs(settings: Settings, stage: str) -> Costs:
 
 
 def _rates(hardware: str, settings: Settings) -> dict[str, float]:
-    """What was measured on this hardware with this model, engine and backend (an empty backend goes for both)."""
+    """What was measured on this hardware (a card's name, or its line's for a card that is not here) with this model,
+    engine and backend (an empty backend goes for both)."""
     if not RATES.is_file():
         return {}
-    frame, known = pd.read_csv(RATES), (hardware, settings.model, settings.engine)
-    same = (frame[["hardware", "model", "engine"]] == known).all(axis=1)
+    frame, known = pd.read_csv(RATES), (settings.model, settings.engine)
+    same = frame["hardware"].map(lambda name: hardware in (name, line_of(name)))
+    same &= (frame[["model", "engine"]] == known).all(axis=1)
     same &= frame["backend"].isna() | (frame["backend"] == settings.backend) | (settings.backend == "auto")
     return dict(zip(frame["what"][same], frame["rate"][same], strict=True))
 
@@ -215,7 +278,8 @@ def _memory(costs: Costs, stage: str) -> tuple[float, str]:
 def _disk(costs: Costs, stage: str) -> tuple[float, str]:
     s, one, weights = costs.settings, costs.shape, costs.shape.linear + costs.shape.embeddings
     asked, again = sum(costs.lengths["reflection"]), sum(costs.lengths["retry"])
-    tries = s.test_items * len(s.decodings) * len(s.policies) * len(s.controls)
+    speakers = 1 if s.seed is None else len(s.policies)
+    tries = s.test_items * len(s.decodings) * speakers * len(s.controls)
     tokens = {"failures": s.train_queries * sum(s.rounds) * s.attempt_tokens, "train": s.steps * _batch(s) * again}
     used, why = 4 * tokens.get(stage, tries * asked), "texts of 4 bytes a token"
     if stage == "train":  # two checkpoints with the optimiser's two moments, the fresh adapter, the best one

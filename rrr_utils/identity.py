@@ -7,8 +7,11 @@ An identity depends on settings, files and revisions.json alone, and nothing is 
 model, prompts or versions are another folder, and going back finds the older one.
 """
 
+import contextlib
+import contextvars
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -27,6 +30,9 @@ _BOOKS = ("01_collect_failures", "02_train_reflection", "03_evaluate", "04_paper
 NOTEBOOKS = dict(zip(STAGES, _BOOKS, strict=True))
 #: raised by hand when the meaning of a stage's files changes: its folders then get other names
 VERSIONS = {"failures": 2, "train": 2, "evaluate": 2, "tables": 2}
+#: what stands for a commit that is not recorded, inside `offline`; no run is begun with it
+UNRESOLVED = "0" * 40
+_ASKS = contextvars.ContextVar("asks", default=True)
 
 
 def root(settings: Settings) -> Path:
@@ -101,6 +107,8 @@ def revision(settings: Settings, hub_id: str, kind: str) -> str:
     """The commit of a hub model or data set that all runs of this results_dir use, looked up at its first use.
     DataError where there is neither a record nor a way to the hub."""
     path, key = root(settings) / "revisions.json", hub_id if kind == "model" else f"datasets/{hub_id}"
+    if key not in _revisions(path) and not _ASKS.get():
+        return UNRESOLVED
     if key not in _revisions(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,6 +118,16 @@ def revision(settings: Settings, hub_id: str, kind: str) -> str:
         except OSError as error:
             raise no_space(path, error) from None
     return _revisions(path)[key]
+
+
+@contextlib.contextmanager
+def offline() -> Iterator[None]:
+    """Inside, nobody asks the hub: a commit that is not recorded is UNRESOLVED. For plans, and for what is there."""
+    token = _ASKS.set(False)
+    try:
+        yield
+    finally:
+        _ASKS.reset(token)
 
 
 def _revisions(path: Path) -> dict[str, str]:

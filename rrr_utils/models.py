@@ -29,20 +29,38 @@ def known(hub_id: str) -> dict[str, Any] | None:
     return one and {"paper": {}, **one, "download": one["parameters"] and 2 * one["parameters"]}
 
 
+def unpublished(model: str) -> str | None:
+    """Why nobody outside can run a model of the paper; None where its weights are public, or nothing is known of it.
+
+    >>> unpublished("Palmyra X4")
+    'no public weights'
+    """
+    one = listed().get(model)
+    return one["licence"] if one and one["parameters"] is None else None
+
+
 def refusal(settings: Settings) -> str | None:
-    """Why the settings' model cannot be had, in one line: it is gated, not in the hub's cache, and there is no token.
+    """Why the settings' model cannot be had, in one line: it has no public weights, or it is gated, not in the hub's
+    cache, and there is no token.
 
     None where nothing speaks against it. Whether the token's account has access only the hub knows.
     """
-    from huggingface_hub import constants, get_token  # slow to import
+    if why := unpublished(settings.model):
+        return f"{settings.model}: {why}"
+    from huggingface_hub import get_token  # slow to import
 
-    if not (known(settings.model) or {}).get("gated") or get_token():
-        return None
-    copies = Path(constants.HF_HUB_CACHE) / f"models--{settings.model.replace('/', '--')}" / "snapshots"
-    if any(copies.glob("*/config.json")):
+    if not (known(settings.model) or {}).get("gated") or get_token() or cached(settings.model):
         return None
     page = f"https://huggingface.co/{settings.model}"
     return f"{settings.model} is gated: accept its licence at {page} and set HF_TOKEN to a token of that account"
+
+
+def cached(hub_id: str) -> Path | None:
+    """The config.json of a model in the hub's cache, of whatever commit; None where it has none."""
+    from huggingface_hub import constants
+
+    copies = Path(constants.HF_HUB_CACHE) / f"models--{hub_id.replace('/', '--')}" / "snapshots"
+    return next(iter(sorted(copies.glob("*/config.json"))), None)
 
 
 def table() -> str:

@@ -11,9 +11,10 @@ import shlex
 import subprocess
 import sys
 
-from rrr_utils import backup, gpus, machine, runs, tasks
+from rrr_utils import backup, gpus, grid, machine, models, runs, tasks
 from rrr_utils.errors import PLAIN, ResultsError, SettingsError
 from rrr_utils.settings import ROOT, Settings, load
+from rrr_utils.tasks import sources
 
 
 def command(settings: Settings, stage: str) -> str:
@@ -22,12 +23,17 @@ def command(settings: Settings, stage: str) -> str:
     >>> command(load("tiny", {"seed": 1, "steps": 5}), "train")
     'python -m rrr_utils.launch train --profile tiny -p seed=1 -p steps=5'
     """
-    base = load(settings.profile).model_dump(mode="json")
-    own = settings.model_dump(mode="json")
-    ignored = {"failures": ("profile", "seed", "seeds"), "tables": ("profile", "seed")}.get(stage, ("profile", "seeds"))
+    first, own = load(settings.profile), settings.model_dump(mode="json")
+    row = load(settings.profile, {"task": settings.task, "model": settings.model})
+    base = row.model_dump(mode="json") | {"task": first.task, "model": first.model}
+    ignored = {"failures": {"profile", "seed", "seeds", "rows"}, "tables": {"profile", "seed"}}
+    left_out, always = ignored.get(stage, {"profile", "seeds", "rows"}), set()
+    if stage == "tables":  # of several rows: what one has anyhow, others may not have
+        left_out |= {"task", "model"} - set(settings.overridden)
+        always = set(settings.overridden) - {"results_dir", "task", "model"} if len(grid.names(settings)) > 1 else set()
     options = []
     for name, value in own.items():
-        if value != base[name] and name not in ignored:
+        if (value != base[name] or name in always) and name not in left_out:
             text = value if isinstance(value, str) else "none" if value is None else json.dumps(value)
             options += ["-p", f"{name}={text}"]
     return shlex.join(["python", "-m", "rrr_utils.launch", stage, "--profile", settings.profile, *options])
@@ -57,11 +63,17 @@ def check(settings: Settings, stage: str) -> None:
         pass
 
 
+def refusal(settings: Settings) -> str | None:
+    """Why a row of the grid cannot be run here, in one line: its data or its model cannot be had. None otherwise."""
+    hub_id = tasks.hub_source(tasks.get(settings.task), settings.source)
+    return (sources.refusal(hub_id) if hub_id else None) or models.refusal(settings)
+
+
 def missing(settings: Settings, stage: str) -> list[tuple[Settings, str]]:
     """What the stage reads and is not there. For the tables any finished evaluation will do."""
     if stage == "tables":
         wanted = [(one, "evaluate") for one in runs.asked(settings)]
-        return [] if any(runs.done(one, name) for one, name in wanted) else wanted
+        return [] if runs.evaluated(settings)[0] else wanted
     return [(one, name) for one, name in runs.upstream(settings, stage) if not runs.done(one, name)]
 
 

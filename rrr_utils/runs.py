@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from rrr_utils import backup
+from rrr_utils import backup, grid, models
 from rrr_utils.errors import PLAIN, ResultsError
 from rrr_utils.files import file_hash, no_space, read_json, write_json
 from rrr_utils.identity import (  # noqa: F401
-    NOTEBOOKS, STAGES, VERSIONS, home, identity, identity_hash, model_name, model_path, profile_name, root, source_of,
-    stage_dir, task_name, upstream,
+    NOTEBOOKS, STAGES, VERSIONS, home, identity, identity_hash, model_name, model_path, offline, profile_name, root,
+    source_of, stage_dir, task_name, upstream,
 )  # fmt: skip
 from rrr_utils.provenance import provenance
 from rrr_utils.settings import DATA, KEPT_FIELDS, ROOT, STAGE_FIELDS, Settings
@@ -189,30 +189,60 @@ def listed(results_dir: str | Path) -> list[Run]:
 
 
 def asked(settings: Settings) -> list[Settings]:
-    """Whose evaluations a table takes: the base model's, then one for each seed of `seeds`. Empty `seeds` stand for
-    every seed with a finished evaluation of these settings, or for `seed` where there is none."""
+    """Whose evaluations a table takes: for each row of the profile (grid.py) the base model's, then each seed's."""
+    with offline():
+        return [one for row in grid.rows_of(settings) for one in _of_row(row)]
+
+
+def _of_row(settings: Settings) -> list[Settings]:
+    """The base model's settings, then one for each seed of `seeds`. Empty `seeds` stand for every seed with a finished
+    evaluation of these settings, or for `seed` where there is none."""
     seeds = settings.seeds
-    if not seeds:
+    if not settings.policies:  # the base model alone
+        seeds = ()
+    elif not seeds:
         names = [path.name.split("-")[1] for path in home(settings).glob("evaluate-seed*-*")]
         there = sorted({int(name.removeprefix("seed")) for name in names if name.removeprefix("seed").isdigit()})
-        seeds = [seed for seed in there if done(settings.model_copy(update={"seed": seed}), "evaluate")]
+        with contextlib.suppress(*PLAIN):  # what is wrong with a row is said where its results are asked for
+            seeds = [seed for seed in there if done(settings.model_copy(update={"seed": seed}), "evaluate")]
         seeds = seeds or [0 if settings.seed is None else settings.seed]
     return [settings.model_copy(update={"seed": seed}) for seed in (None, *seeds)]
 
 
 def tables_identity(settings: Settings) -> dict[str, Any]:
     """What the tables are made from: the evaluations that are there, and why others are not."""
-    read, lacking, everyone = {}, {}, asked(settings)
-    for one in everyone:
-        if result := done(one, "evaluate"):
-            name = stage_dir(one, "evaluate").relative_to(root(settings)).as_posix()
-            read[name] = identity_hash({"outputs": result["outputs"], "read": result["read"]})
-        else:
-            lacking["base model" if one.seed is None else f"seed {one.seed}"] = status(one, "evaluate")
-    paper = file_hash(DATA / "paper.csv") if (DATA / "paper.csv").is_file() else None
-    seeds = [one.seed for one in everyone[1:]]
+    there, lacking = evaluated(settings)
+    folders = [stage_dir(one, "evaluate").relative_to(root(settings)).as_posix() for one, _ in there]
+    hashes = [identity_hash({"outputs": result["outputs"], "read": result["read"]}) for _, result in there]
+    known = [DATA / name for name in ("paper.csv", "claims.yaml")]
+    paper = identity_hash({path.name: file_hash(path) for path in known if path.is_file()})
+    seeds = sorted({one.seed for one in asked(settings) if one.seed is not None})
     what = {"stage": "tables", "versions": VERSIONS["tables"], "paper": paper, "seeds": seeds}
-    return {**what, "read": read, "lacking": lacking}
+    return {**what, "read": dict(zip(folders, hashes, strict=True)), "lacking": lacking}
+
+
+def evaluated(settings: Settings) -> tuple[list[tuple[Settings, dict[str, Any]]], dict[str, str]]:
+    """The evaluations that a table takes and that are there, with their results; and why others are not, by name."""
+    there, lacking, everyone = [], {}, asked(settings)
+    several = len({grid.title(one) for one in everyone}) > 1
+    with offline():
+        for one in everyone:
+            who = "base model" if one.seed is None else f"seed {one.seed}"
+            name, why = f"{grid.title(one)}, {who}" if several else who, models.unpublished(one.model)
+            try:
+                result = None if why else done(one, "evaluate")
+                stands = "not run" if why or result else status(one, "evaluate")
+                if stands == "not run" and (why := why or models.refusal(one)):
+                    stands = f"not run: {why}"
+            except PLAIN as error:  # a row that cannot be stops no other
+                if not several:
+                    raise
+                result, stands = None, f"failed: {error}"
+            if result:
+                there.append((one, result))
+            else:
+                lacking[name] = stands
+    return there, lacking
 
 
 def status(settings: Settings, stage: str) -> str:

@@ -1,22 +1,20 @@
 """Settings of a run: every knob, typed, with its unit, its reason, and the paper's value where it is known.
 
-A *profile* (`data/profiles/*.yaml`) says what runs; a *preset* (`data/presets.yaml`) fits it to a machine and never
-changes the effective batch; *overrides* come last. Unknown names are refused, with the nearest known one.
+A *profile* (`data/profiles/*.yaml`) says what runs, of several tasks and models by its `rows` (grid.py); a *preset*
+(`data/presets.yaml`) fits it to a machine and never changes the effective batch; *overrides* come last. Unknown names
+are refused, with the nearest known one.
 """
 
 import difflib
-import functools
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from rrr_utils import gpus
 from rrr_utils.errors import SettingsError, nearest
+from rrr_utils.profiles import DATA, ROOT, local, profiles, read_yaml, with_row  # noqa: F401
 
-ROOT = Path(__file__).resolve().parent.parent
-DATA = ROOT / "data"
 #: who is evaluated: the base model; with the adapter everywhere (the paper's); with the adapter only while reflecting
 POLICIES = ("vanilla", "trained", "reflector")
 #: second tries; evaluation.py says what each is. Those of EVERY_ITEM are made where the first try is right too, and
@@ -39,6 +37,7 @@ class Settings(BaseModel):
 
     # what runs
     profile: str = _knob("tiny", "a name in data/profiles, or the path of a YAML file", min_length=1)
+    rows: str | None = _knob(None, "which rows of the profile, as countdown:Qwen2.5-1.5B,function_calling; none: all")
     preset: str | None = _knob(None, "a name in data/presets.yaml; auto: the one of this machine's GPU")
     task: str = _knob("countdown", "countdown, function_calling, a dotted module, or the path of a .py file")
     model: str = _knob("embedded", "embedded, a hub id, or a folder with a saved model", min_length=1)
@@ -89,7 +88,7 @@ class Settings(BaseModel):
 
     # evaluation; sampled is at the training temperature
     decodings: tuple[Literal["greedy", "sampled"], ...] = _knob(("greedy", "sampled"), "of all tries", min_length=1)
-    policies: tuple[Literal["trained", "reflector"], ...] = _knob(("trained", "reflector"), "of a seed", min_length=1)
+    policies: tuple[Literal["trained", "reflector"], ...] = _knob(("trained", "reflector"), "empty: no training")
     controls: tuple[Literal[CONTROLS], ...] = _knob(("own", "blind", "generic", "fresh"), "of a second try")
     fresh_tries: Count = _knob(32, "most new first tries in control `fresh`")
     forced_words: str | None = _knob(None, "first words of the base model's reflection in control `forced`")
@@ -106,6 +105,13 @@ class Settings(BaseModel):
     generation_batch: Count = _knob(4096, "most reflections that trl generates at a time; the effective batch stays")
     gradient_checkpointing: bool = _knob(True, "less memory for a third more time")
     gpus: Count = _knob(1, "processes that train one model, a GPU each, by accelerate; the batch stays")
+    overridden: tuple[str, ...] = Field((), exclude=True, repr=False)  # names that were given beyond the profile
+
+    def __eq__(self, other: object) -> bool:  # where a value comes from makes no difference
+        return isinstance(other, Settings) and self.model_dump() == other.model_dump()
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
 
     @field_validator("*", mode="before")
     @classmethod
@@ -166,13 +172,10 @@ STAGE_FIELDS: dict[str, tuple[str, ...]] = {
     "evaluate": (*_DATA, *_EVALUATE.split()),
 }
 _OF_A_TASK = ("source", "test_source", "forced_words", "outright_request")
+#: what `lora_rank` 0 brings along where it is not said otherwise; the rate is the paper's (S)
+ALL_WEIGHTS = {"load_in_4bit": False, "policies": ["trained"], "learning_rate": 5e-7}
 #: settings of the machine that a folder is begun with and goes on with: they can change single texts
 KEPT_FIELDS = ("engine", "backend", "dtype", "micro_batch", "sample_batch", "generation_batch")
-
-
-def profiles() -> list[str]:
-    """Names of the profiles in the repository."""
-    return sorted(path.stem for path in (DATA / "profiles").glob("*.yaml"))
 
 
 def load(profile: str = "tiny", overrides: dict[str, Any] | None = None) -> Settings:
@@ -185,40 +188,32 @@ def load(profile: str = "tiny", overrides: dict[str, Any] | None = None) -> Sett
     """
     path = DATA / "profiles" / f"{profile}.yaml"
     if str(profile).endswith(".yaml"):
-        profile = _local("profile", profile)
+        profile = local("profile", profile)
         path = Path(profile)
         if path.stem in profiles():
             raise SettingsError(f"profile {path} is called like a built-in one, '{path.stem}': rename the file")
     if not path.is_file():
         raise SettingsError(f"unknown profile '{profile}'{nearest(str(profile), profiles())}")
-    values, overrides = dict(_read_yaml(path)), dict(overrides or {})
-    values.pop("why", None)  # the reasons for its values, for README
+    overrides = dict(overrides or {})
+    values = with_row(path, overrides)
     if overrides.get("task", values.get("task")) != values.get("task"):
         values = {k: v for k, v in values.items() if k not in _OF_A_TASK}  # the profile's are for its own task
-    preset, presets = overrides.get("preset", values.get("preset")), _read_yaml(DATA / "presets.yaml")
+    preset, presets = overrides.get("preset", values.get("preset")), read_yaml(DATA / "presets.yaml")
     if preset == "auto":
         preset = gpus.preset_here(overrides.get("model", values.get("model", "embedded")))
     if preset not in (None, "auto", *presets):
         raise SettingsError(f"unknown preset '{preset}'{nearest(str(preset), ['auto', *presets])}")
     ceilings = presets["cpu" if preset == "auto" else preset] if preset else {}
+    if str(overrides.get("lora_rank", values.get("lora_rank"))) == "0":
+        own = () if "lora_rank" in overrides else values  # what was meant for an adapter gives way
+        values |= {k: v for k, v in ALL_WEIGHTS.items() if k not in own and values.get(k) != []}
     chosen = {**values, **ceilings, **overrides, "preset": preset, "profile": str(profile)}
     for name in ("task", "model", "source", "test_source"):
         if isinstance(chosen.get(name), str):
-            chosen[name] = _local(name, chosen[name])
+            chosen[name] = local(name, chosen[name])
     if "micro_batch" in ceilings and "micro_batch" not in overrides:
         chosen["micro_batch"] = _largest_divisor(chosen, ceilings["micro_batch"])
-    return build(chosen, str(path))
-
-
-def _local(name: str, value: str) -> str:
-    """The absolute path of a file or folder that is there, seen from the user's or the repository's folder."""
-    if value.startswith("procedural:") or (name == "task" and not value.endswith(".py")) or value == "embedded":
-        return value
-    for folder in (Path.cwd(), ROOT):
-        here = folder / Path(value).expanduser()
-        if here.is_dir() if name == "model" else here.is_file():
-            return str(here.resolve())
-    return value
+    return build(chosen, str(path)).model_copy(update={"overridden": tuple(overrides)})
 
 
 def _largest_divisor(values: dict[str, Any], limit: int) -> int:
@@ -278,19 +273,3 @@ def from_notebook(variables: dict[str, Any]) -> Settings:
     profile = given.pop("profile", "tiny")
     named = {name: value for name, value in given.items() if value is not None or name == "seed"}
     return load(profile, {**named, **overrides})
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    return _parsed(path, path.stat().st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=32)
-def _parsed(path: Path, changed: int) -> dict[str, Any]:
-    """A YAML file's values, read once until the file's time changes."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
-    if not isinstance(values, dict):
-        raise SettingsError(f"{path} must hold 'name: value' lines")
-    return values

@@ -20,7 +20,7 @@ from trl.trainer.utils import selective_log_softmax_and_entropy
 from rrr_utils import failures, files, fit, gpus, needs, policy, runs, training
 from rrr_utils.errors import SettingsError
 from rrr_utils.sampling import Completion
-from rrr_utils.settings import DATA, Settings, _read_yaml, load
+from rrr_utils.settings import DATA, Settings, load, read_yaml
 
 #: class, hidden, layers, heads, heads of keys and values, MLP, vocabulary, tied, and the published number of weights
 MODELS = {
@@ -301,7 +301,7 @@ def test_without_a_gpu_auto_is_cpu_for_the_embedded_model_and_refused_for_anothe
 
 
 def test_presets_are_ceilings_in_the_order_of_the_cards():
-    presets = _read_yaml(DATA / "presets.yaml")
+    presets = read_yaml(DATA / "presets.yaml")
     assert [presets[name]["sample_batch"] for name in ("t4", "gpu_24gb", "gpu_80gb")] == [256, 512, 1024]
     assert presets["cpu"] == {
         "dtype": "float32", "threads": 1, "micro_batch": 32, "sample_batch": 64, "gradient_checkpointing": False

@@ -15,8 +15,8 @@ from rrr_utils.settings import ROOT
 
 #: the rooms from the ground up: a module imports from its own floor or from below
 FLOORS = (
-    "errors gpus", "settings", "files provenance models", "tasks", "conversation", "identity tokens", "backup", "runs",
-    "checkpoints samples nf4", "policy", "sampling fit", "engines backends controls reward", "machine", "forecast",
+    "errors gpus", "profiles", "settings", "grid", "files provenance models", "tasks", "conversation", "identity tokens", "backup", "runs",
+    "checkpoints samples nf4 decoding", "policy", "sampling fit", "engines backends controls reward", "machine", "forecast", "plan", "progress",
     "failures training evaluation report", "needs", "kernel launch colab", "miniature",
 )  # fmt: skip
 CORE = ("settings", "conversation", "policy", "sampling", "failures", "training", "controls", "evaluation")
@@ -79,8 +79,9 @@ def test_things_are_short():
         for node in ast.walk(ast.parse("\n".join(lines))):
             if isinstance(node, ast.FunctionDef):
                 assert node.end_lineno - node.lineno < 60, f"{path}: {node.name}"
-    assert total <= 9_200  # 7,469 before real models: backends, engines, sizes, forecasts, Colab
-    assert sum(len(SOURCES[f"rrr_utils.{name}"].read_text().splitlines()) for name in CORE) <= 1_400
+    # 7,469 before real models (backends, engines, sizes, forecasts, Colab), 9,131 before grids, plans, claims, processes
+    assert total <= 10_500
+    assert sum(len(SOURCES[f"rrr_utils.{name}"].read_text().splitlines()) for name in CORE) <= 1_450
 
 
 CHOSEN = """torch 2.13.0, trl 1.14.2, transformers 5.17.0, datasets 4.8.5, peft 0.21.2, accelerate 1.15.0, bitsandbytes 0.50.2,
@@ -116,6 +117,8 @@ def test_make_prints_the_menu():
     verbs = [line.split()[1] for line in menu.splitlines()]
     assert verbs == [
         "reproduce",
+        "plan",
+        "paper",
         "test",
         "test-slow",
         "lab",

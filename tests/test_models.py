@@ -11,8 +11,9 @@ import pytest
 import yaml
 from small import small
 
-from rrr_utils import models
-from rrr_utils.settings import DATA
+from rrr_utils import fit, models
+from rrr_utils.errors import SettingsError
+from rrr_utils.settings import DATA, Settings
 
 #: layers, hidden, MLP, heads, key-value heads, vocabulary, tied output, head size: of the models' own config.json
 SHAPES = {
@@ -54,6 +55,16 @@ def test_size_and_memory_are_those_of_the_real_shapes(name):
     in_4bit = sum(layer.weight.numel() for layer in linear.values())
     found = models.known(name)
     assert found["parameters"] == parameters and found["download"] == 2 * parameters
+    shape = fit.known_shape(Settings(model=name))
+    assert (
+        shape == fit.Shape(hidden, layers, heads, kv, head, mlp, vocabulary, tied, kind == "Phi3") == fit.shape(config)
+    )
+    norms, biases = (
+        (2 * layers + 1) * hidden,
+        layers * (heads + 2 * kv) * head,
+    )  # of a layer; of queries, keys and values
+    beyond = norms + {"Qwen2": biases, "Qwen3": 2 * layers * head}.get(kind, 0)  # Qwen3 has norms of queries and keys
+    assert shape.linear + shape.embeddings + beyond == parameters
     gib = (in_4bit / 2 + in_4bit / 64 * 4 + 2 * (parameters - in_4bit)) / 2**30
     assert found["memory_4bit"] == round(gib, 2)
 
@@ -62,8 +73,8 @@ def test_every_line_is_whole_and_nothing_else_is_known():
     unlisted = {"Palmyra X4", "Palmyra 1.7B"}
     assert models.listed().keys() == SHAPES.keys() | unlisted
     for name, one in models.listed().items():
-        assert one.keys() - {"paper"} == {"family", "parameters", "memory_4bit", "licence", "gated"}, name
-        assert (one["parameters"] is None) == (name in unlisted)
+        assert one.keys() - {"paper", "shape"} == {"family", "parameters", "memory_4bit", "licence", "gated"}, name
+        assert (one["parameters"] is None) == ("shape" not in one) == (name in unlisted)
         assert one["gated"] == name.startswith("meta-llama/")
         assert one["family"].lower() in name.lower()
     assert models.known("embedded") is models.known("/some/folder") is models.known("Qwen/Qwen9-1T") is None
@@ -103,6 +114,28 @@ def test_a_gated_model_without_a_token_is_refused_in_one_line(no_account, monkey
         assert models.refusal(small(no_account, model=free)) is None
     monkeypatch.setenv("HF_TOKEN", "hf_something")
     assert models.refusal(gated) is None
+
+
+def test_a_model_without_public_weights_is_refused_and_has_no_shape(no_account, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_something")
+    assert models.refusal(small(no_account, model="Palmyra X4")) == "Palmyra X4: no public weights"
+    with pytest.raises(SettingsError, match="the shape of model 'Palmyra X4' is not known here"):
+        fit.known_shape(Settings(model="Palmyra X4"))
+
+
+def test_a_shape_is_read_of_a_config_that_is_here(no_account):
+    from transformers import AutoConfig
+
+    embedded = DATA / "embedded" / "countdown"
+    shape = fit.shape(AutoConfig.from_pretrained(embedded))
+    assert fit.known_shape(small(no_account)) == fit.known_shape(small(no_account, model=str(embedded))) == shape
+    with pytest.raises(SettingsError, match="not in data/models.yaml, and no config.json of it is here") as said:
+        fit.known_shape(small(no_account, model="somebody/something"))
+    assert "\n" not in str(said.value)
+    copy = no_account / "hub" / "models--somebody--something" / "snapshots" / ("0" * 40)
+    copy.mkdir(parents=True)
+    (copy / "config.json").write_text((embedded / "config.json").read_text())
+    assert fit.known_shape(small(no_account, model="somebody/something")) == shape
 
 
 def test_a_gated_model_that_is_here_needs_no_token(no_account):

@@ -11,7 +11,7 @@ import synthetic
 
 from rrr_utils import files, runs
 from rrr_utils.errors import ResultsError
-from rrr_utils.report import cells, deviations, diagnosis, figures, kinds, paper, publish, tables
+from rrr_utils.report import cells, claims, deviations, diagnosis, error_kinds, figures, kinds, paper, publish, tables
 from rrr_utils.report.__main__ import main
 from rrr_utils.report.text import markdown
 from rrr_utils.settings import ROOT
@@ -32,6 +32,7 @@ def tabulate(settings):
         **{"cells": rows[0].cells, "seeds": rows[0].averaged, "comparisons": compared},
         **{"paper": with_paper, "kinds": tables.kinds_table(content)},
         **{"diagnosis": diagnosis.table(rows[0].settings.task, rows[0].samples)},
+        **{"claims": claims.table(rows), "errors": error_kinds.table(rows[0])},
     }.items():
         files.write_text(folder / f"{name}.csv", frame.to_csv(index=False))
     files.write_text(folder / "report.md", tables.report(rows, lacking, compared, with_paper))

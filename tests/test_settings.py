@@ -18,7 +18,7 @@ def test_every_profile_loads(profile):
 
 def test_a_preset_never_changes_what_is_computed():
     meaning = {name for fields in STAGE_FIELDS.values() for name in fields}
-    for values in settings._read_yaml(settings.DATA / "presets.yaml").values():
+    for values in settings.read_yaml(settings.DATA / "presets.yaml").values():
         assert not meaning & values.keys()
 
 
@@ -62,8 +62,8 @@ def test_text_is_read_as_the_setting_s_type(name, value, read):
         ({"policies": ["reflctor"]}, ["policies", "reflector"]),
         ({"preset": "gpu_24"}, ["preset", "gpu_24gb"]),
         ({"micro_batch": 7}, ["micro_batch", "divide"]),
-        ({"lora_rank": 0, "load_in_4bit": False}, ["reflector", "lora_rank"]),
-        ({"lora_rank": 0, "policies": ["trained"]}, ["4-bit"]),
+        ({"lora_rank": 0, "policies": ["trained", "reflector"]}, ["reflector", "lora_rank"]),
+        ({"lora_rank": 0, "load_in_4bit": True}, ["4-bit"]),
         ({"rounds": [1, 0]}, ["rounds.1", "greater than 0"]),
         ({"seeds": [0, 0]}, ["seeds", "twice"]),
         ({"seeds": [-1]}, ["seeds.0", "0"]),
@@ -149,10 +149,10 @@ def test_overrides_that_are_no_settings_are_refused(overrides, words):
 
 
 def test_another_task_does_not_keep_the_profile_s_source():
-    assert load("single_gpu").source == "Jiayi-Pan/Countdown-Tasks-3to4"
-    assert load("single_gpu", {"task": "countdown"}).source == "Jiayi-Pan/Countdown-Tasks-3to4"
-    assert load("single_gpu", {"task": "function_calling"}).source is None
-    assert load("single_gpu", {"task": "function_calling", "source": "a/b"}).source == "a/b"
+    assert load("colab_t4").source == "Jiayi-Pan/Countdown-Tasks-3to4"
+    assert load("colab_t4", {"task": "countdown"}).source == "Jiayi-Pan/Countdown-Tasks-3to4"
+    assert load("colab_t4", {"task": "function_calling"}).source is None
+    assert load("colab_t4", {"task": "function_calling", "source": "a/b"}).source == "a/b"
 
 
 def test_paths_count_from_where_the_user_is_and_then_from_the_repository(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from rrr_utils import backup, files, runs, samples
+from rrr_utils import backup, files, grid, runs, samples
 from rrr_utils.errors import PLAIN, ResultsError
 from rrr_utils.report import cells
 from rrr_utils.report.text import TRIES, markdown, safe
@@ -16,20 +16,26 @@ from rrr_utils.settings import Settings
 
 
 def others(settings: Settings, stage: str) -> pd.DataFrame:
-    """Runs of the same task, model and stage that are not the ones asked for; of evaluations a row per policy."""
+    """Runs of the same tasks, models and stage that are not the ones asked for; of evaluations a row per policy."""
     rows, taken = [], _folders([settings, *runs.asked(settings)])
+    asked = {runs.home(one): one for one in grid.rows_of(settings)}
     for run in runs.listed(settings.results_dir):
-        if run.begun["stage"] == stage and run.folder.parent == runs.home(settings) and run.folder not in taken:
-            run = run._replace(result=runs.whole(run.folder))
-            row = {"run": run.folder.name, "state": state(run), "differs (there / here)": differs(settings, run)}
+        if run.begun["stage"] == stage and run.folder.parent in asked and run.folder not in taken:
+            run, name = run._replace(result=runs.whole(run.folder)), run.folder.name if len(asked) == 1 else _name(run)
+            row = {"run": name, "state": state(run)}
+            row |= {"differs (there / here)": differs(asked[run.folder.parent], run)}
             rows += [row | right for right in _accuracies(run)]
     return pd.DataFrame(rows).fillna("")
 
 
 def _folders(asked: list[Settings]) -> set[Path]:
-    """The folders of these evaluations and of the stages before them."""
-    every = [(one, stage) for one in asked for stage in runs.STAGES[:3]]
-    return {runs.stage_dir(one, stage) for one, stage in every if one.seed is not None or stage == "evaluate"}
+    """The folders of these evaluations and of the stages before them; a row that cannot be planned has none."""
+    found = set()
+    with runs.offline():
+        for one, stage in [(one, stage) for one in asked for stage in runs.STAGES[:3]]:
+            with contextlib.suppress(*PLAIN):
+                found |= {runs.stage_dir(one, stage)} if one.seed is not None or stage == "evaluate" else set()
+    return found
 
 
 def _accuracies(run: runs.Run) -> list[dict]:
@@ -63,11 +69,7 @@ def differs(settings: Settings, run: runs.Run, most: int = 99) -> str:
 
 def overview(settings: Settings) -> str:
     """Every run in the results_dir as text: a table, and the sum of sizes."""
-    note, taken, rows, total = "", set(), [], 0
-    try:
-        taken = _folders(runs.asked(settings))
-    except PLAIN as error:  # a hub model with no recorded commit, for one
-        note = f"\nWhich of them the table of profile {settings.profile} would take is not known: {safe(error)}"
+    taken, rows, total = _folders(runs.asked(settings)), [], 0
     for run in runs.listed(settings.results_dir):
         size, hours = _weight(run.folder)
         age = f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.0f} days"
@@ -75,7 +77,7 @@ def overview(settings: Settings) -> str:
         row |= {"state": state(run), "in the table": "yes" if run.folder in taken else ""}
         rows.append(row | {"differs (there / here)": "" if run.folder in taken else differs(settings, run, 3)})
         total += size
-    where = f"{len(rows)} runs, {total:.1f} MB, in {runs.root(settings)}{note}"
+    where = f"{len(rows)} runs, {total:.1f} MB, in {runs.root(settings)}"
     return f"{markdown(pd.DataFrame(rows))}\n\n{where}" if rows else where
 
 

@@ -17,7 +17,8 @@ from rrr_utils.report import cells, deviations, diagnosis, figures, kinds, table
 from rrr_utils.report.text import markdown, safe
 from rrr_utils.settings import ROOT, Settings
 
-TABLES = "cells.csv seeds.csv comparisons.csv paper.csv kinds.csv diagnosis.csv report.md result.json".split()
+_CSV = "cells seeds comparisons paper kinds diagnosis claims errors".split()
+TABLES = [*(f"{name}.csv" for name in _CSV), "report.md", "result.json"]
 
 
 def publish(settings: Settings, root: Path = ROOT, force: bool = False) -> Path:

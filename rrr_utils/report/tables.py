@@ -57,12 +57,9 @@ class Row(NamedTuple):
 
 def gather(settings: Settings) -> tuple[list[Row], dict[str, str]]:
     """The evaluations that are asked for, a row per task and model (or ResultsError); why others lack, by name."""
-    there, lacking = {}, {}  # only results of the very identity, with outputs as written
-    for one in runs.asked(settings):
-        if result := runs.done(one, "evaluate"):
-            there.setdefault((runs.task_name(one), runs.model_name(one)), []).append((one, result))
-        else:
-            lacking[name_of(one)] = runs.status(one, "evaluate")
+    there, (found, lacking) = {}, runs.evaluated(settings)
+    for one, result in found:
+        there.setdefault((runs.task_name(one), runs.model_name(one)), []).append((one, result))
     if not there:
         name, where = settings.profile, f"in {runs.root(settings)} ({absent(lacking)})"
         how = f"make reproduce PROFILE={name} makes them, or notebooks 01, 02 and 03 one by one"
@@ -76,8 +73,20 @@ def name_of(one: Settings) -> str:
 
 
 def absent(lacking: dict[str, str]) -> str:
-    """Which evaluations a table lacks, and why: "seed 1: failed: no space; seed 2: not run"."""
-    return "; ".join(f"{who}: {safe(why)}" for who, why in lacking.items())
+    """Which evaluations a table lacks, and why; of several rows, those of a row that lack for one reason together.
+
+    >>> absent({"seed 1": "failed: no space", "seed 2": "not run"})
+    'seed 1: failed: no space; seed 2: not run'
+    >>> absent({"countdown:a/b, base model": "not run", "countdown:a/b, seed 0": "not run"})
+    'countdown:a/b (base model, seed 0): not run'
+    """
+    together: dict[tuple[str, str], list[str]] = {}
+    for name, why in lacking.items():
+        row, _, who = name.rpartition(", ")
+        together.setdefault((row, why), []).append(who)
+    said = [(f"{row} ({', '.join(who)})", why) for (row, why), who in together.items() if row]
+    said += [(one, why) for (row, why), who in together.items() if not row for one in who]
+    return "; ".join(f"{safe(who)}: {safe(why)}" for who, why in said)
 
 
 def _row(task: str, model: str, parts: list[tuple[Settings, dict]]) -> Row:
@@ -202,12 +211,14 @@ def noted(notes: list[str]) -> str:
     return f"Rows differ in how they were run: {safe('; '.join(notes))}." if notes else ""
 
 
-def report(rows: list[Row], lacking: dict[str, str], compared: pd.DataFrame, with_paper: pd.DataFrame) -> str:
-    """The whole report as Markdown that reads well in a terminal. `with_paper`: `paper.compare`."""
-    parts = []
+def report(
+    rows: list[Row], lacking: dict[str, str], compared: pd.DataFrame, with_paper: pd.DataFrame, more: list[str] = ()
+) -> str:
+    """The whole report as Markdown that reads well in a terminal. `with_paper`: `paper.compare`; `more`: parts after
+    the paper's cells."""
+    parts = [f"Not in this table: {absent(lacking)}."] if lacking else []
     for row in rows:
         parts += [f"# {row.name}: {row.size}, {row.settings.verdict} verdict", NOTE]
-        parts += [f"Not in this table: {absent(lacking)}."] if lacking else []
         own = compared[(compared["task"] == row.task) & (compared["model"] == row.model)]
         for decoding in row.settings.decodings:
             parts += [f"## {decoding} decoding", markdown(main_table(row, decoding))]
@@ -220,7 +231,7 @@ def report(rows: list[Row], lacking: dict[str, str], compared: pd.DataFrame, wit
     parts += ["# The paper's cells / ours", PAPER_NOTE]
     for task, group in with_paper.groupby("task", sort=False):
         parts += [f"## {safe(task)}", markdown(paper.table(group).drop(columns="task"))]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, *more]) + "\n"
 
 
 NOTE = """\

@@ -74,6 +74,17 @@ def known() -> dict[str, dict[str, Any]]:
     return yaml.safe_load(KNOWN.read_text(encoding="utf-8")) if KNOWN.is_file() else {}
 
 
+def refusal(hub_id: str) -> str | None:
+    """Why a hub set cannot be read here, in one line: it is gated, there is no token, and no prepared rows. Or None."""
+    from huggingface_hub import get_token
+
+    about = known().get(hub_id, {})
+    prepared = (cache() / "prepared").glob(f"{re.sub(r'[^A-Za-z0-9._-]+', '-', Path(hub_id).name)}-*")
+    return (
+        _GATED.format(hub_id, about["page"]) if about.get("gated") and not get_token() and not any(prepared) else None
+    )
+
+
 def _report(home: Path) -> dict[str, Any] | None:
     """The report on prepared rows; None where they are not there, not whole, or not the rows that were written."""
     report, rows = read_json(home / "report.json"), home / "rows.arrow"

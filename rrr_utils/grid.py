@@ -1,0 +1,65 @@
+"""A profile as a grid: its rows of task and model, which of them were chosen, and the settings of each."""
+
+from pathlib import Path
+
+from rrr_utils import profiles
+from rrr_utils.errors import SettingsError, nearest
+from rrr_utils.settings import Settings, load
+
+
+def rows_of(settings: Settings) -> tuple[Settings, ...]:
+    """The settings of each row of the profile, in its order, with what was given beyond the profile; of the chosen ones
+    where `rows`, or a task and a model, choose some. Settings of no row stand alone. Raises SettingsError.
+
+    >>> [row.model for row in rows_of(load("single_gpu", {"rows": "countdown:qwen2.5-1.5b", "seed": 1}))]
+    ['Qwen/Qwen2.5-1.5B-Instruct']
+    """
+    if len(every := names(settings)) == 1 or "model" in settings.overridden:
+        return (settings,)
+    given = {*settings.overridden, "seed", "seeds", "results_dir"} - {"task", "model"}
+    changed, found = {name: getattr(settings, name) for name in given}, []
+    for task, model in _chosen(settings, every):
+        evaluated_only = not load(settings.profile, {"task": task, "model": model}).policies
+        own = {name: value for name, value in changed.items() if name != "policies" or not evaluated_only}
+        found.append(load(settings.profile, {**own, "task": task, "model": model}))
+    return tuple(found)
+
+
+def names(settings: Settings) -> list[tuple[str, str]]:
+    """Task and model of each row of the profile, as its settings have them; a profile without `rows` has one."""
+    path = profiles.DATA / "profiles" / f"{settings.profile}.yaml"
+    every = profiles.rows(path if path.is_file() else Path(settings.profile))
+    if len(every) == 1:
+        return [(settings.task, settings.model)]
+    loaded = [load(settings.profile, {"task": row["task"], "model": row["model"]}) for row in every]
+    called = [title(one) for one in loaded]
+    if twice := next((one for one in called if called.count(one) > 1), None):
+        text = f"profile {settings.profile}: two rows would both be called {twice} in results"
+        raise SettingsError(f"{text}: rename a folder or a file")
+    return [(one.task, one.model) for one in loaded]
+
+
+def _chosen(settings: Settings, every: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Those rows that `rows` names, by task or task:model, where a part of the model's name will do; or of the task."""
+    if settings.rows is None:
+        return [one for one in every if "task" not in settings.overridden or one[0] == settings.task]
+    found: set[tuple[str, str]] = set()
+    for part in map(str.strip, settings.rows.split(",")):
+        task, _, model = part.partition(":")
+        fits = [(t, m) for t, m in every if Path(t).stem == Path(task).stem and model.lower() in m.lower()]
+        if not fits:
+            known = [f"{Path(t).stem}:{m}" for t, m in every]
+            what = f"rows: profile {settings.profile} has no row '{part}'{nearest(part, known)}"
+            raise SettingsError(f"{what}; it has {', '.join(known)}")
+        found.update(fits)
+    return [one for one in every if one in found]
+
+
+def title(settings: Settings) -> str:
+    """A row as it is printed: task and model, of files and folders the name alone.
+
+    >>> title(load("tiny"))
+    'countdown:embedded'
+    """
+    model = Path(settings.model).name if Path(settings.model).is_absolute() else settings.model
+    return f"{Path(settings.task).stem}:{model}"
