@@ -1,7 +1,8 @@
 """Training backends: the same 4-bit base, adapter and tokenizer by transformers or by Unsloth, chosen without torch.
 
 Unsloth must be imported before trl and transformers, and patches their classes for as long as its process lives, so it
-trains in a process of its own: `train_apart`, which runs this file. What was found in its source (2026.10.7):
+trains in a process of its own: `train_apart`, which runs this file, as it does where `gpus` asks for several processes
+for one model. What was found in Unsloth's source (2026.10.7):
 
 - its trainer ignores `peft_config` and then trains all weights: the adapter is attached here, for both backends;
 - its loader takes another checkpoint than the one named, quantises twice, goes on in other numbers where it cannot
@@ -12,9 +13,11 @@ Not covered: its engine over vLLM (`fast_inference`), several GPUs, families of 
 """
 
 import codecs
+import contextlib
 import importlib.metadata
 import importlib.util
 import json
+import logging
 import os
 import runpy
 import signal
@@ -26,10 +29,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 from huggingface_hub import hf_hub_download
 
 from rrr_utils import conversation, gpus, runs
-from rrr_utils.errors import ResultsError, SettingsError
+from rrr_utils.errors import PLAIN, ResultsError, SettingsError
 from rrr_utils.settings import ROOT, Settings
 
 if TYPE_CHECKING:
@@ -150,45 +154,87 @@ def adapter_options(settings: Settings) -> dict[str, Any]:
 
 
 def train_apart(directory: Path) -> None:
-    """Run `rrr_utils.training` on a stage's folder with Unsloth, in a process of its own whose output is handed on.
+    """Run `rrr_utils.training` on a stage's folder, with Unsloth or in several processes as its settings.json says,
+    apart from this process, which hands on what they print.
 
     An interrupt is passed on: the training saves and ends, and KeyboardInterrupt is raised here. Raises ResultsError
     with the last line of a training that failed. A process that loses its parent ends.
     """
     text, stopped, decoder = "", False, codecs.getincrementaldecoder("utf-8")("replace")
+
+    def pass_on(number: int, frame: Any) -> None:
+        nonlocal stopped
+        stopped = True
+        process.send_signal(signal.SIGINT)
+
     with tempfile.TemporaryDirectory(prefix="rrr-unsloth-") as cache:  # its compiled sources; else the working folder
         quiet = {"UNSLOTH_COMPILE_LOCATION": cache, "UNSLOTH_DISABLE_STATISTICS": "1", "PYTHONUNBUFFERED": "1"}
         words = [sys.executable, "-m", "rrr_utils.backends", str(directory)]
         options = {"cwd": ROOT, "env": {**os.environ, **quiet}, "start_new_session": True}
         with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options) as process:
-            while True:
-                try:
-                    chunk = process.stdout.read1(4096)
-                except KeyboardInterrupt:
-                    stopped = True
-                    process.send_signal(signal.SIGINT)
-                    continue
-                if not chunk:
-                    break
-                print(new := decoder.decode(chunk), end="", flush=True)
-                text = (text + new)[-4000:]
+            before = signal.signal(signal.SIGINT, pass_on)
+            try:
+                while chunk := process.stdout.read1(4096):
+                    print(new := decoder.decode(chunk), end="", flush=True)
+                    text = (text + new)[-4000:]
+            finally:
+                signal.signal(signal.SIGINT, before)
     if stopped:
         raise KeyboardInterrupt("the training was stopped: run it again to go on")
     if process.returncode:
         last = "".join(text.split("\n")[-2:]).strip().rpartition("\r")[2]
         raise ResultsError(
-            f"training with unsloth ended with status {process.returncode} (the same command goes on from its last "
+            f"the training's process ended with status {process.returncode} (the same command goes on from its last "
             f"checkpoint): {last}"
         )
 
 
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
+def end_with_parent() -> None:
+    """From now on this process ends when its parent has ended."""
+
+    def watch(parent: int) -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, args=(os.getppid(),), daemon=True).start()
+
+
+def _in_processes(directory: str, number: int) -> None:
+    """Run `rrr_utils.training` on a stage's folder in several processes, by torch's own launcher: one that fails ends
+    the others, and only the first one prints. SystemExit tells in one line why one failed."""
+
+    def pass_on(number: int, frame: Any) -> None:
+        if not (workers := psutil.Process().children()):
+            os._exit(1)
+        for worker in workers:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                worker.send_signal(signal.SIGINT)
+
+    signal.signal(signal.SIGINT, pass_on)  # torch's launcher would kill what does not end within 30 seconds
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # its own choice, which it would warn of
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    words = ["--standalone", f"--nproc-per-node={number}", "--local-ranks-filter=0", "--signals-to-handle=SIGHUP"]
+    try:
+        run.run(run.parse_args([*words, "-m", "rrr_utils.training", directory]))
+    except ChildFailedError as error:
+        plain, told = tuple(f"{kind.__name__}:" for kind in PLAIN), []
+        for rank, one in error.failures.items():
+            text = " ".join((one.message["message"] if isinstance(one.message, dict) else one.message).split())
+            late = one.exitcode in (1, -signal.SIGTERM)  # that a process lost the others is no cause
+            told.append((not text.startswith(plain), late, one.timestamp, f"process {rank} of {number}: {text}"))
+        sys.exit(f"\n{min(told)[-1]}")  # a bar may have no end of line yet
 
 
 if __name__ == "__main__":
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    importlib.import_module("unsloth")
-    runpy.run_module("rrr_utils.training", run_name="__main__", alter_sys=True)
+    end_with_parent()
+    if "SLURM_JOB_ID" in os.environ:  # a cluster that ends a job signals all its processes: the kernel interrupts these
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if (processes := json.loads((Path(sys.argv[1]) / "settings.json").read_text(encoding="utf-8"))["gpus"]) > 1:
+        _in_processes(sys.argv[1], processes)
+    else:
+        importlib.import_module("unsloth")
+        runpy.run_module("rrr_utils.training", run_name="__main__", alter_sys=True)

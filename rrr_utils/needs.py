@@ -49,7 +49,7 @@ def check(settings: Settings, stage: str) -> None:
         )
     if stage != "tables":
         machine.refuse(settings, stage)
-    if stage == "train" and settings.gpus > max(1, len(there)):
+    if stage == "train" and there and settings.gpus > len(there):  # on a CPU they are processes
         raise SettingsError(f"gpus is {settings.gpus} but this machine shows {len(there)}: set gpus lower")
     package = settings.report_to
     if stage == "train" and package != "none" and importlib.util.find_spec(package) is None:

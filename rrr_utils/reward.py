@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trl.trainer.grpo_trainer as grpo  # Unsloth patches names in this module: look them up here, at use
+from accelerate.utils import gather_object
 
 from rrr_utils import conversation, tasks
 from rrr_utils.files import append_jsonl
@@ -21,7 +22,8 @@ class RetryReward:
     """The reward of a reflection: does the retry that follows it verify? Mean over `retries_per_reflection` retries.
     With objective `answer` the completion is the first try, and the reward is whether it verifies.
 
-    trl calls it with a batch of completions and the columns of the data set. `trainer` is set after construction.
+    trl calls it with a batch of completions and the columns of the data set: where several processes train, with this
+    one's share of the batch, and all of them log as one. `trainer` is set after construction.
     """
 
     __name__ = "retry"  # trl names its metrics after it
@@ -29,7 +31,7 @@ class RetryReward:
     def __init__(self, settings: Settings, log: Path | None = None):
         self.settings, self.task, self.log = settings, tasks.get(settings.task), log
         self.trainer: GRPOTrainer | None = None
-        self.generated_tokens = 0  # of reflections and retries, since the start
+        self.generated_tokens = 0  # of reflections and retries of all processes, since the start
         self.called = (-1, -1)  # the step, and which call in it, from 0: a step may generate in several parts
 
     def __call__(
@@ -49,7 +51,7 @@ class RetryReward:
         """One reward in 0..1 for each completion."""
         texts = [c[0]["content"] if isinstance(c, list) else c for c in completions]
         rows = [json.loads(text) for text in row]
-        self.generated_tokens += sum(map(len, completion_ids))
+        generated = sum(map(len, completion_ids))
         if self.settings.objective == "answer":
             rewards = [float(self.right(text, one)) for text, one in zip(texts, rows, strict=True)]
             logged = {"id": id, "row": rows, "attempt": texts, "reward": rewards}
@@ -57,22 +59,26 @@ class RetryReward:
             step, call = trainer_state.global_step, self.called[1]
             self.called = (step, call + 1 if step == self.called[0] else 0)
             retries = self.retry(rows, attempt, texts, *self.called)
-            self.generated_tokens += sum(c.tokens for own in retries for c in own)
+            generated += sum(c.tokens for own in retries for c in own)
             verdicts = [[self.right(c.text, one) for c in own] for own, one in zip(retries, rows, strict=True)]
             rewards, firsts = [sum(own) / len(own) for own in verdicts], [own[0].text for own in retries]
             logged = {"id": id, "row": rows, "attempt": attempt, "reflection": texts, "retry": firsts}
             logged["reward"] = rewards
             log_extra("retry", firsts)
         log_metric("retry_correct", sum(rewards) / len(rewards))
+        self.generated_tokens += sum(gather_object([generated]))
+        columns, step = zip(*logged.values(), strict=True), trainer_state.global_step + 1
+        lines = gather_object([{"step": step, **dict(zip(logged, line, strict=True))} for line in columns])
         if self.log is not None and self.trainer.accelerator.is_main_process:
-            columns, step = zip(*logged.values(), strict=True), trainer_state.global_step + 1
-            append_jsonl(self.log, [{"step": step, **dict(zip(logged, line, strict=True))} for line in columns])
+            append_jsonl(self.log, lines)  # the first process's share comes first, as in the batch
         return rewards
 
     def score(self, dev: list[dict], temperature: float) -> tuple[float, float]:
         """On dev, the share that is right (of retries; with objective `answer` of first tries), and the mean length in
-        tokens of what is trained. `dev`: lines of `dev_failures.jsonl`, or rows for first tries."""
+        tokens of what is trained. `dev`: lines of `dev_failures.jsonl`, or rows for first tries; each process takes
+        a share."""
         s, task, base = self.settings, self.task, self.settings.retry_policy == "base"
+        dev = dev[self.trainer.accelerator.process_index :: self.trainer.accelerator.num_processes]
         if s.objective == "answer":
             asked = [conversation.attempt(task, one["row"], s.chain_of_thought) for one in dev]
             said = answers = self.generate(asked, 1, s.attempt_tokens, temperature, 0)
@@ -84,7 +90,8 @@ class RetryReward:
             again = [conversation.retry(task, *pair, own[0].text, s.chain_of_thought) for pair, own in told]
             answers = self.generate(again, 1, s.attempt_tokens, temperature, 1, base=base)
         right = [self.right(own[0].text, one["row"]) for own, one in zip(answers, dev, strict=True)]
-        return sum(right) / len(right), sum(own[0].tokens for own in said) / len(said)
+        scored = gather_object([(ok, own[0].tokens) for ok, own in zip(right, said, strict=True)])
+        return tuple(sum(column) / len(scored) for column in zip(*scored, strict=True))
 
     def right(self, completion: str, row: dict) -> bool:
         """Whether a completion is right, by the verdict that the settings choose."""
@@ -101,14 +108,15 @@ class RetryReward:
             for row, attempt, reflection in zip(rows, attempts, reflections, strict=True)
         ]
         n, temperature = (s.retries_per_reflection, s.temperature) if s.retry_decoding == "sampled" else (1, 0.0)
-        seed = (s.seed or 0) * 1_000_003 + step + 104_729 * call + 7919 * self.trainer.accelerator.process_index
+        seed = (s.seed or 0) * 1_000_003 + step + 104_729 * call
         return self.generate(conversations, n, s.attempt_tokens, temperature, seed, base=s.retry_policy == "base")
 
     def generate(
         self, conversations: list, n: int, max_tokens: int, temperature: float, seed: int, base: bool = False
     ) -> list[list[Completion]]:
-        """Sample from the model in training, in eval mode: train mode with checkpointing silently gives wrong text."""
-        trainer = self.trainer
+        """Sample from the model in training, in eval mode: train mode with checkpointing silently gives wrong text.
+        Each process samples by a seed of its own."""
+        trainer, seed = self.trainer, seed + 7919 * self.trainer.accelerator.process_index
         deepspeed3 = getattr(trainer.args, "ds3_gather_for_generation", True)
         unwrap = grpo.unwrap_model_for_generation
         with unwrap(trainer.model_wrapped, trainer.accelerator, gather_deepspeed3_params=deepspeed3) as model:

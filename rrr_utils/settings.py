@@ -104,7 +104,7 @@ class Settings(BaseModel):
     sample_batch: Count = _knob(64, "most conversations generated at a time; halved when memory runs out")
     generation_batch: Count = _knob(4096, "most reflections that trl generates at a time; the effective batch stays")
     gradient_checkpointing: bool = _knob(True, "less memory for a third more time")
-    gpus: Count = _knob(1, "processes that train one model, a GPU each, by accelerate; the batch stays")
+    gpus: Count = _knob(1, "processes that train one model, a GPU each where there are GPUs; the batch stays")
     overridden: tuple[str, ...] = Field((), exclude=True, repr=False)  # names that were given beyond the profile
 
     def __eq__(self, other: object) -> bool:  # where a value comes from makes no difference

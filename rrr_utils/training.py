@@ -2,7 +2,7 @@
 
 With the failed conversation and the request to reflect as GRPO's prompt, the completion *is* the reflection, and trl's
 own completion mask is exactly the set of tokens that the paper rewards. `checkpoints.py` says how a killed training
-goes on; `python -m rrr_utils.training FOLDER` is what `accelerate launch` runs (one model, several GPUs).
+goes on; `python -m rrr_utils.training FOLDER` is each of the processes that train one model (`backends.train_apart`).
 """
 
 import contextlib
@@ -10,14 +10,17 @@ import json
 import os
 import signal
 import statistics
-import subprocess
 import sys
 import time
 import warnings
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from accelerate.utils import set_seed as set_seeds
 from datasets import Dataset
+from torch.distributed.elastic.multiprocessing.errors import record as record_error
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, TrainerCallback, get_scheduler, set_seed
 from trl import GRPOConfig, GRPOTrainer
@@ -27,7 +30,7 @@ from rrr_utils.errors import PLAIN, ResultsError, SettingsError
 from rrr_utils.files import append_jsonl, is_disk_error, no_space, read_jsonl, read_log, write_json
 from rrr_utils.policy import exact_4bit, trainable_to_float32
 from rrr_utils.reward import RetryReward
-from rrr_utils.settings import ROOT, Settings
+from rrr_utils.settings import Settings
 
 
 def grpo_config(settings: Settings, directory: Path) -> GRPOConfig:
@@ -59,7 +62,7 @@ def grpo_config(settings: Settings, directory: Path) -> GRPOConfig:
         max_grad_norm=s.max_grad_norm,
         # the machine
         bf16=s.dtype == "bfloat16", fp16=s.dtype == "float16", use_cpu=not torch.cuda.is_available(),
-        gradient_checkpointing=s.gradient_checkpointing, dataloader_num_workers=0,
+        gradient_checkpointing=s.gradient_checkpointing, dataloader_num_workers=0, ddp_find_unused_parameters=False,
         # logs and checkpoints: a step is whole generations, so every checkpoint is between two of them
         logging_steps=1, save_strategy="steps", save_steps=s.dev_every, save_total_limit=2, report_to=s.report_to,
         disable_tqdm=True, log_completions=False,
@@ -122,7 +125,8 @@ class Record(TrainerCallback):
 
     def __init__(self, settings: Settings, reward: RetryReward, dev: list[dict], directory: Path):
         self.settings, self.reward, self.dev, self.directory = settings, reward, dev, directory
-        self.bar, self.began, self.tokens, self.interrupted, self.best = None, 0.0, 0, False, -1.0
+        self.bar, self.began, self.tokens, self.best = None, 0.0, 0, -1.0
+        self.interrupted = self.stopped = False  # this process was asked to stop; one of them was
         self.took: list[float] = []  # seconds of this process's steps
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -132,6 +136,8 @@ class Record(TrainerCallback):
         self.bar = tqdm(total=args.max_steps, initial=at, desc="training", unit="step", disable=hidden)
         if not scored:
             self.score(0)
+        if at:  # where the checkpoint is of another number of processes, it has no random state for this one
+            set_seeds(args.seed + at, device_specific=True)
 
     def on_step_begin(self, args, state, control, **kwargs):
         self.began, self.tokens = time.time(), self.reward.generated_tokens
@@ -159,10 +165,11 @@ class Record(TrainerCallback):
         self.bar.update()
         if state.global_step % self.settings.dev_every == 0 or state.global_step == args.max_steps:
             self.score(state.global_step)
-        if self.interrupted:
-            control.should_save = control.should_training_stop = True
+        if any(gather_object([self.interrupted])):
+            self.stopped = control.should_save = control.should_training_stop = True
 
     def on_save(self, args, state, control, **kwargs):
+        PartialState().wait_for_everyone()  # each process writes its random state
         if state.is_world_process_zero:
             checkpoints.saved(self.directory, state.global_step)
             backup.save(self.settings, self.directory, checkpoints.newest(self.directory))
@@ -201,15 +208,18 @@ def train(settings: Settings) -> None:
             return
         if why := backends.refusal(settings):
             raise SettingsError(f"{why} (make runs DELETE={directory.name} begins the run anew)")
-        if settings.backend == "unsloth":
+        share = settings.failures_per_step * settings.reflections_per_failure // settings.gpus
+        fitting = [n for n in range(1, min(settings.micro_batch, share) + 1) if share % n == 0]
+        settings = settings.model_copy(update={"micro_batch": fitting[-1]})  # it may have begun with other gpus
+        if settings.backend == "unsloth" or settings.gpus > 1:
             write_json(directory / "settings.json", settings.model_dump(mode="json"))
             backends.train_apart(directory)
         else:
-            (_train if settings.gpus == 1 else _train_on_several_gpus)(settings, directory)
+            _train(settings, directory)
 
 
 def _train(settings: Settings, directory: Path) -> None:
-    """The training itself, in this process (one of several under accelerate)."""
+    """The training itself, in this process (maybe one of several)."""
     train_on, dev = examples(settings)
     trainer, reward = build_trainer(settings, train_on, directory)
     record = Record(settings, reward, dev[: settings.dev_items], directory)
@@ -223,18 +233,10 @@ def _train(settings: Settings, directory: Path) -> None:
         if is_disk_error(error) and not isinstance(error, ResultsError):
             raise no_space(directory, OSError(28, "No space left on device")) from None
         raise
-    if record.interrupted:
+    if record.stopped or record.interrupted:
         raise KeyboardInterrupt(
             f"training saved at step {trainer.state.global_step} and stopped: run it again to go on"
         )
-
-
-def _train_on_several_gpus(settings: Settings, directory: Path) -> None:
-    """The same through `accelerate launch`, a process a GPU: a fork would break once CUDA was touched."""
-    write_json(directory / "settings.json", settings.model_dump(mode="json"))
-    words = ["--num_processes", str(settings.gpus), "-m", "rrr_utils.training", str(directory)]
-    if subprocess.run([sys.executable, "-m", "accelerate.commands.launch", *words], cwd=ROOT).returncode:
-        raise ResultsError("training on several GPUs failed, see above; the same command goes on from there")
 
 
 @contextlib.contextmanager
@@ -274,7 +276,13 @@ def finish(settings: Settings) -> dict:
 
 if __name__ == "__main__":
     given = Path(sys.argv[1])
+    backends.end_with_parent()
+    # processes on a CPU are on "cpu:0", which torch.load does not know
+    torch.serialization.register_package(9, lambda kept: None, lambda kept, place: kept if place == "cpu:0" else None)
     try:
-        _train(Settings(**json.loads((given / "settings.json").read_text(encoding="utf-8"))), given)
-    except (*PLAIN, KeyboardInterrupt) as error:
+        told = json.loads((given / "settings.json").read_text(encoding="utf-8"))
+        record_error(lambda: _train(Settings(**told), given))()
+    except KeyboardInterrupt as error:
+        print(error)
+    except PLAIN as error:
         sys.exit(f"{type(error).__name__}: {error}")
