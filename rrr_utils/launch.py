@@ -8,6 +8,7 @@ says what went wrong; RRR_TRACEBACK=1 puts the traceback before it.
 
 import argparse
 import ast
+import contextlib
 import json
 import os
 import sys
@@ -24,6 +25,7 @@ from rrr_utils.settings import PARAMETERS, ROOT, Settings, from_notebook
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
+    settings = None
     try:
         given = _parse(arguments)
         notebook, stage = find(given.notebook)
@@ -33,6 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
         if not found:
             needs.check(settings, stage)
     except PLAIN as error:
+        if settings and "RRR_GRID" in os.environ:  # a table of several rows says why one of them is not there
+            with contextlib.suppress(*PLAIN, OSError):
+                _note_failure(settings, stage, str(error))
         return _complain(str(error), 2)
     return _report(settings, stage, found) if found else run(notebook, stage, parameters, settings)
 
@@ -158,9 +163,14 @@ def _end(settings: Settings, stage: str, found: Any, failure: Any, notebook: Pat
         return _report(settings, stage, found)
     text = one_line(_explain(failure, notebook, folder), 2000)
     if not failure or failure.error != "KeyboardInterrupt":
-        when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        write_json(folder / "failed.json", {"stage": stage, "error": text, "when": when})
+        _note_failure(settings, stage, text)
     return _complain(prefix + text, 1)
+
+
+def _note_failure(settings: Settings, stage: str, text: str) -> None:
+    folder, when = runs.stage_dir(settings, stage), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "failed.json", {"stage": stage, "error": text, "when": when})
 
 
 def _explain(failure: Any, notebook: Path, folder: Path) -> str:

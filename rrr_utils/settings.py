@@ -196,7 +196,8 @@ def load(profile: str = "tiny", overrides: dict[str, Any] | None = None) -> Sett
         raise SettingsError(f"unknown profile '{profile}'{nearest(str(profile), profiles())}")
     overrides = dict(overrides or {})
     values = with_row(path, overrides)
-    if overrides.get("task", values.get("task")) != values.get("task"):
+    asked = overrides.get("task", values.get("task"))
+    if local("task", str(asked)) != local("task", str(values.get("task"))):
         values = {k: v for k, v in values.items() if k not in _OF_A_TASK}  # the profile's are for its own task
     preset, presets = overrides.get("preset", values.get("preset")), read_yaml(DATA / "presets.yaml")
     if preset == "auto":

@@ -175,3 +175,15 @@ def test_the_settings_cell_can_run_again_after_later_cells():
     assert from_notebook(later) == load("tiny")
     with pytest.raises(SettingsError, match="learning_rate"):
         from_notebook({**later, "learning_rat": 1e-3})
+
+
+def test_a_row_s_source_stays_where_its_task_is_named_by_another_path(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("")
+    (tmp_path / "rows.jsonl").write_text("")
+    (tmp_path / "pair.yaml").write_text(
+        f"preset: cpu\nrows:\n- {{task: countdown, model: a/b}}\n"
+        f"- {{task: {tmp_path / 'mine.py'}, model: a/b, source: {tmp_path / 'rows.jsonl'}}}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert load("pair.yaml", {"task": "mine.py"}).source == str(tmp_path / "rows.jsonl")
+    assert load("pair.yaml").task == "countdown" and load("pair.yaml").source is None
