@@ -83,12 +83,14 @@ def preset_here(model: str) -> str:
 
 
 def take(number: int, prefix: str) -> list[FileLock]:
-    """Of several GPUs, as many as asked for that no other launcher has. The locks end with this process."""
-    choices, said = visible(), False
+    """Of several GPUs, as many as asked for that no other launcher has. The locks end with this process.
+
+    A Slurm job's GPUs are its own and are counted from 0, so launchers of two jobs on one machine share no lock."""
+    choices, said, job = visible(), False, os.environ.get("SLURM_JOB_ID", "any")
     while len(choices) > 1:
         taken: dict[str, FileLock] = {}
         for gpu in choices:
-            lock = FileLock(Path(tempfile.gettempdir()) / f"rrr-gpu-{gpu}.lock", mode=0o666)
+            lock = FileLock(Path(tempfile.gettempdir()) / f"rrr-gpu-{job}-{gpu}.lock", mode=0o666)
             try:
                 lock.acquire(timeout=0)
                 taken[gpu] = lock

@@ -20,10 +20,20 @@ import psutil
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
-#: tqdm.auto is imported before there is a shell: its bars are then text, which a log can show, and not widgets
-_START = "import tqdm.auto; from ipykernel import kernelapp; kernelapp.launch_new_instance()"
+#: a cluster that ends a job sends SIGTERM to all its processes: a kernel leaves that to its launcher, which interrupts
+#: the cell; children end as ever. tqdm.auto is imported before there is a shell: its bars are then text, not widgets
+_START = """
+import os, signal
+signal.signal(signal.SIGTERM, lambda *_: None)
+os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+import tqdm.auto
+from ipykernel import kernelapp
+kernelapp.launch_new_instance()
+"""
 #: seconds that an interrupted cell has for saving
 GRACE = 20
+#: "the time limit is near" (workflow/profiles/slurm): a signal that all other processes ignore, unless told otherwise
+LIMIT_NEAR = signal.SIGURG
 
 
 class Failure(NamedTuple):
@@ -88,7 +98,8 @@ def execute(
 ) -> Failure | None:
     """Run the notebook and write its executed copy to `output` as it goes. None if every cell ran to its end.
 
-    SIGINT and SIGTERM interrupt the running cell, which may save within GRACE seconds, and then end the kernel.
+    SIGINT and SIGTERM interrupt the running cell, which may save within GRACE seconds, and then end the kernel;
+    LIMIT_NEAR does so without that bound.
     """
     Kernel.process = None
     logs = Log(sys.stdout, prefix, plain), Log(sys.stderr, prefix, plain)
@@ -96,14 +107,18 @@ def execute(
 
     def stop(number: int, frame: Any) -> None:
         nonlocal asked
+        if asked and number in (signal.SIGTERM, LIMIT_NEAR):
+            return  # Slurm sends it several times
         if asked or not Kernel.process or number == signal.SIGALRM:
             raise KeyboardInterrupt
         asked = True
-        print(f"{prefix}stopping: the running cell has {GRACE} seconds to save", file=sys.stderr, flush=True)
+        left = "until the time limit" if number == LIMIT_NEAR else f"{GRACE} seconds"
+        print(f"{prefix}stopping: the running cell has {left} to save", file=sys.stderr, flush=True)
         _signal(Kernel.process, signal.SIGINT)
-        signal.alarm(GRACE)
+        signal.alarm(0 if number == LIMIT_NEAR else GRACE)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+    heard = (signal.SIGINT, signal.SIGTERM, LIMIT_NEAR, signal.SIGALRM)
+    before = {number: signal.signal(number, stop) for number in heard}
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what went wrong is told once, by the launcher
     failure = None
     try:

@@ -10,8 +10,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.pop("RRR_TRACEBACK", None)
-#: for other environments than the lock's
-collect_ignore_glob = ["helpers_unsloth.py", "unsloth_*.py"]
+#: for other environments than the lock's, or run by tests as processes
+collect_ignore_glob = ["helpers_unsloth.py", "unsloth_*.py", "helpers_processes.py"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
