@@ -26,6 +26,8 @@ PYTHON ?=
 VENV := .venv
 PY := $(VENV)/bin/python
 export PROFILE SEEDS ROWS OVERRIDES DELETE CARD
+# what pip did not compile is compiled once, at its first import, and not by every process anew
+unexport PYTHONDONTWRITEBYTECODE
 
 menu:
 	@echo "make reproduce [SEEDS=0,1,2] [PROFILE=tiny]   collect failures, train, evaluate, print the table; goes on where it was stopped"
