@@ -76,7 +76,7 @@ def test_the_notebook_runs_by_default_with_nothing_changed_and_is_explained_cell
     first = next(cell for cell in notebook["cells"] if cell["cell_type"] == "code")
     defaults: dict = {}
     exec("".join(first["source"]), defaults)
-    wanted = {"profile": "tiny", "task": None, "model": None, "seed": 0, "results_dir": "results/runs", "overrides": {}}
+    wanted = {"profile": "tiny", "task": None, "model": None, "seed": 0, "results_dir": None, "overrides": {}}
     assert {name: defaults[name] for name in wanted} == wanted and first["metadata"]["tags"] == ["parameters"]
     for before, cell in itertools.pairwise(notebook["cells"]):
         if cell["cell_type"] == "code":
