@@ -72,9 +72,9 @@ class Rows:
 
 def less_work(model: PreTrainedModel) -> None:
     """Let a model on a CPU generate in the quick way, where its cache is the plain one. Nothing else changes."""
-    prepare, forward, now = model._prepare_cache_for_generation, model.forward, {"rows": None}
     if model.device.type != "cpu":
         return
+    prepare, forward, now = model._prepare_cache_for_generation, model.forward, {"rows": None}
 
     def prepared(config: Any, inputs: dict, mode: Any, batch: int, length: int) -> None:
         prepare(config, inputs, mode, batch, length)

@@ -83,7 +83,11 @@ def _plain_bytes(settings: Settings) -> int:
     from transformers import AutoConfig
 
     path, revision = runs.model_path(settings)
-    one = fit.shape(AutoConfig.from_pretrained(path, revision=revision))
+    return plain_bytes(settings, fit.shape(AutoConfig.from_pretrained(path, revision=revision)))
+
+
+def plain_bytes(settings: Settings, one: fit.Shape) -> int:
+    """What the weights take that vLLM serves: all of them in the settings' dtype."""
     return (one.linear + one.embeddings) * fit.BYTES[settings.dtype]
 
 

@@ -38,7 +38,7 @@ def generate(settings: Settings) -> None:
         parts = [(name, decoding) for name in _policies(settings) for decoding in settings.decodings]
         _gather(folder, rows, parts)  # what an interrupted run has left
         if (number := _processes(settings, len(rows), len(parts))) > 1:
-            _in_processes(settings, folder, parts, number)
+            _in_processes(settings, folder, rows, parts, number)
         else:
             _write(settings, folder, rows, parts, folder / "samples.jsonl")
         _gather(folder, rows, parts)
@@ -71,14 +71,18 @@ def _processes(settings: Settings, items: int, parts: int) -> int:
     return min(parts, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
-def _in_processes(settings: Settings, folder: Path, parts: list[tuple[str, str]], number: int) -> None:
+def _in_processes(
+    settings: Settings, folder: Path, rows: list[dict], parts: list[tuple[str, str]], number: int
+) -> None:
     """The same texts by several processes, each with a file of its own for a policy and decoding. Raises ResultsError
     where one was killed."""
     context = multiprocessing.get_context("spawn")
     try:
         with ProcessPoolExecutor(number, context, _begin_process) as pool:
             try:
-                for written in [pool.submit(_write_apart, settings, folder, part) for part in parts]:
+                paths = [folder / f"samples-{'-'.join(part)}.part.jsonl" for part in parts]
+                each = zip(parts, paths, strict=True)
+                for written in [pool.submit(_write, settings, folder, rows, [part], path) for part, path in each]:
                     written.result()
             except KeyboardInterrupt:  # else the pool would wait for what it has begun
                 for child in multiprocessing.active_children():
@@ -91,10 +95,6 @@ def _in_processes(settings: Settings, folder: Path, parts: list[tuple[str, str]]
 def _begin_process() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted, and ends this process
     backends.end_with_parent()
-
-
-def _write_apart(settings: Settings, folder: Path, part: tuple[str, str]) -> None:
-    _write(settings, folder, test_rows(settings), [part], folder / f"samples-{'-'.join(part)}.part.jsonl")
 
 
 def _gather(folder: Path, rows: list[dict], parts: list[tuple[str, str]]) -> None:

@@ -18,25 +18,25 @@ def rows_of(settings: Settings) -> tuple[Settings, ...]:
         return (settings,)
     given = {*settings.overridden, "seed", "seeds", "results_dir"} - {"task", "model"}
     changed, found = {name: getattr(settings, name) for name in given}, []
+    lines = dict(zip(every, profiles.rows(profiles.path_of(settings.profile)), strict=True))
     for task, model in _chosen(settings, every):
-        evaluated_only = not load(settings.profile, {"task": task, "model": model}).policies
-        own = {name: value for name, value in changed.items() if name != "policies" or not evaluated_only}
+        kept = {"policies"} if lines[task, model].get("policies") == [] else set()  # it stays evaluated only
+        own = {name: value for name, value in changed.items() if name not in kept}
         found.append(load(settings.profile, {**own, "task": task, "model": model}))
     return tuple(found)
 
 
 def names(settings: Settings) -> list[tuple[str, str]]:
     """Task and model of each row of the profile, as its settings have them; a profile without `rows` has one."""
-    path = profiles.DATA / "profiles" / f"{settings.profile}.yaml"
-    every = profiles.rows(path if path.is_file() else Path(settings.profile))
-    if len(every) == 1:
+    lines = profiles.rows(profiles.path_of(settings.profile))
+    if len(lines) == 1:
         return [(settings.task, settings.model)]
-    loaded = [load(settings.profile, {"task": row["task"], "model": row["model"]}) for row in every]
-    called = [title(one) for one in loaded]
+    found = [(profiles.local("task", line["task"]), profiles.local("model", line["model"])) for line in lines]
+    called = [_title(*one) for one in found]
     if twice := next((one for one in called if called.count(one) > 1), None):
         text = f"profile {settings.profile}: two rows would both be called {twice} in results"
         raise SettingsError(f"{text}: rename a folder or a file")
-    return [(one.task, one.model) for one in loaded]
+    return found
 
 
 def _chosen(settings: Settings, every: list[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -61,5 +61,8 @@ def title(settings: Settings) -> str:
     >>> title(load("tiny"))
     'countdown:embedded'
     """
-    model = Path(settings.model).name if Path(settings.model).is_absolute() else settings.model
-    return f"{Path(settings.task).stem}:{model}"
+    return _title(settings.task, settings.model)
+
+
+def _title(task: str, model: str) -> str:
+    return f"{Path(task).stem}:{Path(model).name if Path(model).is_absolute() else model}"

@@ -11,10 +11,9 @@ import shlex
 import subprocess
 import sys
 
-from rrr_utils import backup, gpus, grid, machine, models, runs, tasks
+from rrr_utils import backup, gpus, grid, machine, runs, tasks
 from rrr_utils.errors import PLAIN, ResultsError, SettingsError
 from rrr_utils.settings import ROOT, Settings, load
-from rrr_utils.tasks import sources
 
 
 def command(settings: Settings, stage: str) -> str:
@@ -63,17 +62,10 @@ def check(settings: Settings, stage: str) -> None:
         pass
 
 
-def refusal(settings: Settings) -> str | None:
-    """Why a row of the grid cannot be run here, in one line: its data or its model cannot be had. None otherwise."""
-    hub_id = tasks.hub_source(tasks.get(settings.task), settings.source)
-    return (sources.refusal(hub_id) if hub_id else None) or models.refusal(settings)
-
-
 def missing(settings: Settings, stage: str) -> list[tuple[Settings, str]]:
     """What the stage reads and is not there. For the tables any finished evaluation will do."""
     if stage == "tables":
-        wanted = [(one, "evaluate") for one in runs.asked(settings)]
-        return [] if runs.evaluated(settings)[0] else wanted
+        return [] if runs.evaluated(settings)[0] else [(one, "evaluate") for one in runs.asked(settings)]
     return [(one, name) for one, name in runs.upstream(settings, stage) if not runs.done(one, name)]
 
 

@@ -108,10 +108,9 @@ def _place(one: Settings, card: gpus.Card) -> tuple[str, dict[str, Any], int]:
 def _with_engine(one: Settings, stage: str, card: gpus.Card) -> Settings:
     """With backend and engine chosen as on that card, if it had what this machine has installed. Raises SettingsError
     where vLLM is asked for and cannot serve the model there."""
-    engine, shape = "hf", fit.known_shape(one)
+    engine, takes = "hf", engines.plain_bytes(one, fit.known_shape(one))
     if stage != "train" and one.engine != "hf":
-        weights = (shape.linear + shape.embeddings) * fit.BYTES[one.dtype]
-        holds = card.capability >= engines.CAPABILITY and weights <= engines.WEIGHTS * card.total_bytes
+        holds = card.capability >= engines.CAPABILITY and takes <= engines.WEIGHTS * card.total_bytes
         if one.engine == "vllm" and not holds:
             raise SettingsError(f"engine is vllm, which cannot serve {one.model} on a {card.name}; engine=hf can")
         engine = "vllm" if holds and (one.engine == "vllm" or engines.vllm_python()) else "hf"

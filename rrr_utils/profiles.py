@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from rrr_utils.errors import SettingsError
+from rrr_utils.errors import SettingsError, nearest
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "data"
@@ -15,6 +15,18 @@ DATA = ROOT / "data"
 def profiles() -> list[str]:
     """Names of the profiles in the repository."""
     return sorted(path.stem for path in (DATA / "profiles").glob("*.yaml"))
+
+
+def path_of(profile: str) -> Path:
+    """The file of a profile: a name in data/profiles, or the path of a YAML file. Raises SettingsError."""
+    path = DATA / "profiles" / f"{profile}.yaml"
+    if str(profile).endswith(".yaml"):
+        path = Path(local("profile", profile))
+        if path.stem in profiles():
+            raise SettingsError(f"profile {path} is called like a built-in one, '{path.stem}': rename the file")
+    if not path.is_file():
+        raise SettingsError(f"unknown profile '{profile}'{nearest(str(profile), profiles())}")
+    return path
 
 
 def rows(path: Path) -> list[dict[str, Any]]:

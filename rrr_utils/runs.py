@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from rrr_utils import backup, grid, models
+from rrr_utils import backup, grid, models, tasks
 from rrr_utils.errors import PLAIN, ResultsError
 from rrr_utils.files import file_hash, no_space, read_json, write_json
 from rrr_utils.identity import (  # noqa: F401
@@ -23,6 +23,7 @@ from rrr_utils.identity import (  # noqa: F401
 )  # fmt: skip
 from rrr_utils.provenance import provenance
 from rrr_utils.settings import DATA, KEPT_FIELDS, ROOT, STAGE_FIELDS, Settings
+from rrr_utils.tasks import sources
 
 #: what folders were begun with before there was a choice
 _BEFORE = {"backend": "transformers", "generation_batch": 4096}
@@ -218,31 +219,54 @@ def tables_identity(settings: Settings) -> dict[str, Any]:
     paper = identity_hash({path.name: file_hash(path) for path in known if path.is_file()})
     seeds = sorted({one.seed for one in asked(settings) if one.seed is not None})
     what = {"stage": "tables", "versions": VERSIONS["tables"], "paper": paper, "seeds": seeds}
-    return {**what, "read": dict(zip(folders, hashes, strict=True)), "lacking": lacking}
+    return {**what, "read": dict(zip(folders, hashes, strict=True)), "lacking": named(settings, lacking)}
 
 
-def evaluated(settings: Settings) -> tuple[list[tuple[Settings, dict[str, Any]]], dict[str, str]]:
-    """The evaluations that a table takes and that are there, with their results; and why others are not, by name."""
-    there, lacking, everyone = [], {}, asked(settings)
-    several = len({grid.title(one) for one in everyone}) > 1
+def evaluated(settings: Settings) -> tuple[list[tuple[Settings, dict[str, Any]]], list[tuple[Settings, str]]]:
+    """The evaluations that a table takes and that are there, with their results; and the others, with the reason."""
+    there, lacking, everyone = [], [], asked(settings)
     with offline():
         for one in everyone:
-            who = "base model" if one.seed is None else f"seed {one.seed}"
-            name, why = f"{grid.title(one)}, {who}" if several else who, models.unpublished(one.model)
             try:
-                result = None if why else done(one, "evaluate")
-                stands = "not run" if why or result else status(one, "evaluate")
-                if stands == "not run" and (why := why or models.refusal(one)):
-                    stands = f"not run: {why}"
+                if not models.unpublished(one.model) and (result := done(one, "evaluate")):
+                    there.append((one, result))
+                else:
+                    lacking.append((one, _lacks(one)))
             except PLAIN as error:  # a row that cannot be stops no other
-                if not several:
+                if not _several(everyone):
                     raise
-                result, stands = None, f"failed: {error}"
-            if result:
-                there.append((one, result))
-            else:
-                lacking[name] = stands
+                lacking.append((one, f"failed: {error}"))
     return there, lacking
+
+
+def _lacks(settings: Settings) -> str:
+    """Why an evaluation is not there; of a row that cannot be had here, since when nothing was run, that."""
+    stands = "not run" if models.unpublished(settings.model) else status(settings, "evaluate")
+    why = refusal(settings) if stands == "not run" else None
+    return f"not run: {why}" if why else stands
+
+
+def refusal(settings: Settings) -> str | None:
+    """Why a row of the grid cannot be run here, in one line: its model or its data cannot be had. None otherwise."""
+    if why := models.unpublished(settings.model):
+        return why
+    hub_id = tasks.hub_source(tasks.get(settings.task), settings.source)
+    return (sources.refusal(hub_id) if hub_id else None) or models.refusal(settings)
+
+
+def named(settings: Settings, lacking: list[tuple[Settings, str]]) -> dict[str, str]:
+    """What `evaluated` lacks, by name: "seed 0", of several rows "countdown:owner/name, seed 0"."""
+    several = _several(asked(settings))
+    return {f"{grid.title(one)}, {who(one)}" if several else who(one): why for one, why in lacking}
+
+
+def who(settings: Settings) -> str:
+    """Whose evaluation it is: the base model's or a seed's."""
+    return "base model" if settings.seed is None else f"seed {settings.seed}"
+
+
+def _several(everyone: list[Settings]) -> bool:
+    return len({grid.title(one) for one in everyone}) > 1
 
 
 def status(settings: Settings, stage: str) -> str:

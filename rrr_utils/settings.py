@@ -6,14 +6,13 @@ are refused, with the nearest known one.
 """
 
 import difflib
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from rrr_utils import gpus
 from rrr_utils.errors import SettingsError, nearest
-from rrr_utils.profiles import DATA, ROOT, local, profiles, read_yaml, with_row  # noqa: F401
+from rrr_utils.profiles import DATA, ROOT, local, path_of, profiles, read_yaml, with_row  # noqa: F401
 
 #: who is evaluated: the base model; with the adapter everywhere (the paper's); with the adapter only while reflecting
 POLICIES = ("vanilla", "trained", "reflector")
@@ -186,14 +185,8 @@ def load(profile: str = "tiny", overrides: dict[str, Any] | None = None) -> Sett
     >>> load("tiny", {"learning_rate": "1e-5"}).learning_rate
     1e-05
     """
-    path = DATA / "profiles" / f"{profile}.yaml"
-    if str(profile).endswith(".yaml"):
-        profile = local("profile", profile)
-        path = Path(profile)
-        if path.stem in profiles():
-            raise SettingsError(f"profile {path} is called like a built-in one, '{path.stem}': rename the file")
-    if not path.is_file():
-        raise SettingsError(f"unknown profile '{profile}'{nearest(str(profile), profiles())}")
+    path = path_of(profile)
+    profile = str(path) if str(profile).endswith(".yaml") else profile
     overrides = dict(overrides or {})
     values = with_row(path, overrides)
     asked = overrides.get("task", values.get("task"))

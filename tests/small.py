@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+
+import pytest
 
 from rrr_utils import settings
 from rrr_utils.settings import Settings
@@ -16,3 +19,19 @@ SMALL = {
 def small(folder: Path, **overrides) -> Settings:
     """The tiny profile in miniature, writing under `folder`."""
     return settings.load("tiny", {"results_dir": str(folder), **SMALL, **overrides})
+
+
+@contextlib.contextmanager
+def interrupted_at(step: int, monkeypatch):
+    """Inside, a training is asked to stop in this step, which it does after it; KeyboardInterrupt is expected."""
+    from rrr_utils import training  # torch
+
+    begin = training.Record.on_step_begin
+
+    def interrupted(self, args, state, control, **kwargs):
+        begin(self, args, state, control, **kwargs)
+        self.interrupted = state.global_step == step - 1
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt, match=f"step {step}"):
+        patched.setattr(training.Record, "on_step_begin", interrupted)
+        yield

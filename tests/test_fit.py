@@ -10,7 +10,7 @@ import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, get_peft_model
-from small import small
+from small import interrupted_at, small
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from transformers import AutoModelForCausalLM, LlamaConfig, Phi3Config, Qwen2Config, TrainerCallback
@@ -396,14 +396,7 @@ def test_a_training_in_parts_has_a_line_a_step_its_own_retries_and_goes_on_to_th
 
     adapter = (folder / "adapter/adapter_model.safetensors").read_bytes()
     folder.rename(tmp_path / "whole")
-    begin = training.Record.on_step_begin
-
-    def interrupted(self, args, state, control, **kwargs):
-        begin(self, args, state, control, **kwargs)
-        self.interrupted = state.global_step == 2
-
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt, match="step 3"):
-        patched.setattr(training.Record, "on_step_begin", interrupted)
+    with interrupted_at(3, monkeypatch):
         training.train(s)
     training.train(s)
     assert log_of(folder) == [lines, reflections]

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 from safetensors.torch import load_file
-from small import small
+from small import interrupted_at, small
 
 from rrr_utils import checkpoints, failures, files, runs, training
 from rrr_utils.errors import ResultsError, SettingsError
@@ -161,14 +161,7 @@ def test_an_interrupt_saves_and_the_run_goes_on_with_two_and_with_one(home, tmp_
 def test_a_run_that_one_process_began_goes_on_with_two_and_the_same_batch(home, monkeypatch):
     sizes = {"seed": 2, "steps": 5, "dev_every": 5, **SIZES}
     one = small(home, **{**sizes, "micro_batch": 4})
-    begin = training.Record.on_step_begin
-
-    def interrupted(self, args, state, control, **kwargs):
-        begin(self, args, state, control, **kwargs)
-        self.interrupted = state.global_step == 2
-
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt, match="step 3"):
-        patched.setattr(training.Record, "on_step_begin", interrupted)
+    with interrupted_at(3, monkeypatch):
         training.train(one)
     folder = runs.stage_dir(one, "train")
     before = logs(folder)

@@ -57,7 +57,7 @@ def record(profile: Settings, root: Path = ROOT) -> Path:
     studies, lacking = load(profile.profile, {"results_dir": profile.results_dir}), {}
     for study, variant, one, stage in wanted(studies):
         if not runs.done(one, stage):  # of one that is not trained, only that is said
-            where = f"{study}, {variant}, {tables.name_of(one)} ({runs.status(one, stage)})"
+            where = f"{study}, {variant}, {runs.who(one)} ({runs.status(one, stage)})"
             lacking.setdefault(runs.stage_dir(one, "evaluate"), where)
     if lacking:
         raise ResultsError(f"not finished: {'; '.join(lacking.values())}: make ablations PROFILE={profile.profile}")

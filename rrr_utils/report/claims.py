@@ -138,14 +138,13 @@ def _measured(question: dict[str, Any], pairs: list[dict[str, Seen]]) -> dict[st
     if not all(one.equals(first) for one in others):
         return {"direction": "not comparable: evaluated on different problems"}
     sign, kinds = -1 if question.get("down") else 1, question.get("errors", [])
-    after, before = ([_values(pair[s], *question[s], kinds) for pair in pairs] for s in ("after", "before"))
-    apart = [new - old for new, old in zip(after, before, strict=True)]  # the base model's one goes with every seed
+    after, before, apart = _apart(question, pairs, kinds)
     mean = np.mean([one[: min(map(len, apart))] for one in apart], axis=0)
     low, high = _interval(mean, first)
     direction = "open" if low <= 0 <= high else "true" if sign * mean.mean() > 0 else "false"
     if question.get("most") and direction == "true":
         known = [one for one in tasks.get(pairs[0]["after"].row.settings.task).ERRORS if one not in kinds]
-        rest = {one: _measured(question | {"errors": [one], "most": False}, pairs)["difference"] for one in known}
+        rest = {one: np.mean([apart.mean() for apart in _apart(question, pairs, [one])[2]]) for one in known}
         top = max(known, key=lambda one: sign * rest[one])
         if sign * rest[top] > sign * mean.mean():
             direction = f"false: {top.replace('_', ' ')} {rest[top]:+.1f}"
@@ -155,9 +154,19 @@ def _measured(question: dict[str, Any], pairs: list[dict[str, Seen]]) -> dict[st
     return line | {"models": f"{sum(sign * one.mean() > 0 for one in apart)} of {len(apart)}"}
 
 
+def _apart(question: dict[str, Any], pairs: list[dict[str, Seen]], kinds: list[str]) -> tuple[list[np.ndarray], ...]:
+    """Of each pair the `_values` after, those before, and their difference, seeds x problems."""
+    after, before = ([_values(pair[s], *question[s], kinds) for pair in pairs] for s in ("after", "before"))
+    return (
+        after,
+        before,
+        [new - old for new, old in zip(after, before, strict=True)],
+    )  # the base model's go with each seed
+
+
 def _interval(values: np.ndarray, clusters: pd.Series) -> tuple[float, float]:
-    """95% interval of the mean. Of many values each is rounded, to a tenth of their spread: drawing thousands of
-    clusters that all differ would take minutes, and the ends move by some hundredths of the width."""
+    """95% interval of the mean. Of many values each is rounded, to a tenth of their spread: thousands of clusters that
+    all differ are slow to draw, and the ends hardly move (tests/test_claims.py)."""
     if not values.any():  # no difference anywhere
         return 0.0, 0.0
     if len(np.unique(values)) <= 100:

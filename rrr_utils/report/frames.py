@@ -7,9 +7,8 @@ import pandas as pd
 
 from rrr_utils import files, settings
 from rrr_utils import runs as folders
-from rrr_utils import samples as kept
 from rrr_utils.errors import ResultsError
-from rrr_utils.report import cells, listing, paper
+from rrr_utils.report import listing, paper
 from rrr_utils.settings import ROOT, STAGE_FIELDS, Settings
 
 _PLACE = ["task", "model", "policy", "seed", "decoding", "attempt", "control"]
@@ -58,10 +57,9 @@ def grid(profile: str = "tiny", results_dir: str = "results/runs") -> pd.DataFra
 def _lacking(asked: Settings, there: list[pd.DataFrame]) -> pd.DataFrame:
     """Lines for the evaluations of a profile that are in none of the frames."""
     seen = {key for one in there for key in zip(one["task"], one["model"], one["seed"], strict=True)}
-    done, why = folders.evaluated(asked)
-    done, reasons, lines = [one for one, _ in done], iter(why.values()), []
-    for one in folders.asked(asked):
-        status = "done, but not in the last tables" if one in done else next(reasons)
+    done, others = folders.evaluated(asked)
+    lines: list[tuple] = []
+    for one, status in [*((one, "done, but not in the last tables") for one, _ in done), *others]:
         task, model = folders.task_name(one), folders.model_name(one)
         names = ["" if one.seed is None else str(one.seed)]
         names += ["mean"] if one.seed is not None and (task, model, "mean") not in seen else []
@@ -109,13 +107,7 @@ def _told(run: folders.Run) -> dict[str, float]:
         steps, dev = (files.read_log(run.folder / f"{name}.jsonl") for name in ("training", "dev"))
         told = {"steps": len(steps), "dev_best": max((line["score"] for line in dev), default=np.nan)}
         return told | {"reward": steps[-1]["reward"] if steps else np.nan}
-    version = run.begun["identity"]["versions"]["stage"]  # lines of another version may mean something else
-    if not run.result or (run.begun["stage"], version) != ("evaluate", folders.VERSIONS["evaluate"]):
-        return {}
-    lines = [line for line in kept.read(run.folder) if line["decoding"] == "greedy"]
-    if not lines:
-        return {}
-    right = cells.outcomes(lines, run.begun["identity"]["verdict"]).groupby("policy")[["first", "own"]].mean()
+    right = listing.accuracies(run)
     main = right[right.index != "reflector"].to_dict("index")
     told = {name: one[column] for one in main.values() for name, column in (("first", "first"), ("second", "own"))}
     return told | ({"reflector": right.loc["reflector", "own"]} if "reflector" in right.index else {})

@@ -24,7 +24,15 @@ def others(settings: Settings, stage: str) -> pd.DataFrame:
             run, name = run._replace(result=runs.whole(run.folder)), run.folder.name if len(asked) == 1 else _name(run)
             row = {"run": name, "state": state(run)}
             row |= {"differs (there / here)": differs(asked[run.folder.parent], run)}
-            rows += [row | right for right in _accuracies(run)]
+            told = [
+                {
+                    "policy": policy,
+                    TRIES["first", ""]: f"{100 * one['first']:.1f}",
+                    TRIES["second", "own"]: f"{100 * one['own']:.1f}",
+                }
+                for policy, one in accuracies(run).to_dict("index").items()
+            ]
+            rows += [row | right for right in told or [{}]]
     return pd.DataFrame(rows).fillna("")
 
 
@@ -38,17 +46,16 @@ def _folders(asked: list[Settings]) -> set[Path]:
     return found
 
 
-def _accuracies(run: runs.Run) -> list[dict]:
-    """A row per policy of a finished evaluation; an empty one for any other run."""
-    identity, rows = run.begun["identity"], []
-    versions = run.begun["stage"], identity["versions"]["stage"]  # lines of another version may mean something else
-    if run.result and versions == ("evaluate", runs.VERSIONS["evaluate"]):
-        frame = cells.over_seeds(cells.outcomes(samples.read(run.folder), identity["verdict"]), "", "")
-        for policy, group in frame[frame["decoding"] == "greedy"].groupby("policy", sort=False):
-            own = group[group["control"].isin(["", "own"])]
-            right = {TRIES[r.attempt, r.control]: f"{100 * r.accuracy:.1f}" for r in own.itertuples()}
-            rows.append({"policy": policy} | right)
-    return rows or [{}]
+def accuracies(run: runs.Run) -> pd.DataFrame:
+    """The shares that are right, greedily, at the `first` and the `own` second try, by policy; empty for what is not a
+    finished evaluation."""
+    identity, none = run.begun["identity"], pd.DataFrame(columns=["first", "own"])
+    version = identity["versions"]["stage"]  # lines of another version may mean something else
+    if not run.result or (run.begun["stage"], version) != ("evaluate", runs.VERSIONS["evaluate"]):
+        return none
+    lines = [line for line in samples.read(run.folder) if line["decoding"] == "greedy"]
+    frame = cells.outcomes(lines, identity["verdict"]) if lines else none.assign(policy="")
+    return frame.groupby("policy")[["first", "own"]].mean()
 
 
 def state(run: runs.Run) -> str:

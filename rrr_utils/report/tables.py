@@ -57,7 +57,8 @@ class Row(NamedTuple):
 
 def gather(settings: Settings) -> tuple[list[Row], dict[str, str]]:
     """The evaluations that are asked for, a row per task and model (or ResultsError); why others lack, by name."""
-    there, (found, lacking) = {}, runs.evaluated(settings)
+    there, (found, others) = {}, runs.evaluated(settings)
+    lacking = runs.named(settings, others)
     for one, result in found:
         there.setdefault((runs.task_name(one), runs.model_name(one)), []).append((one, result))
     if not there:
@@ -65,11 +66,6 @@ def gather(settings: Settings) -> tuple[list[Row], dict[str, str]]:
         how = f"make reproduce PROFILE={name} makes them, or notebooks 01, 02 and 03 one by one"
         raise ResultsError(f"no finished evaluation of profile '{name}' {where}: {how}")
     return [_row(*name, parts) for name, parts in there.items()], lacking
-
-
-def name_of(one: Settings) -> str:
-    """Whose evaluation it is: the base model's or a seed's."""
-    return "base model" if one.seed is None else f"seed {one.seed}"
 
 
 def absent(lacking: dict[str, str]) -> str:
@@ -107,12 +103,12 @@ def _notes(parts: list[tuple[Settings, dict]]) -> list[str]:
         values: dict[Any, list[str]] = {}
         for one, result in trained if stage == "train" else parts:
             if result:
-                values.setdefault(result["settings"].get(name), []).append(name_of(one))
+                values.setdefault(result["settings"].get(name), []).append(runs.who(one))
         if len(values) > 1:
             said = ", ".join(f"{value} ({', '.join(who)})" for value, who in values.items())
             notes.append(f"{stage} was run with {name} {said}")
     adopted = [(one, older) for one, result in parts for older in result["summary"].get("adopted") or []]
-    return notes + [f"{name_of(one)} has {older['lines']} lines from {older['folder']}" for one, older in adopted]
+    return notes + [f"{runs.who(one)} has {older['lines']} lines from {older['folder']}" for one, older in adopted]
 
 
 def main_table(row: Row, decoding: str | None = None) -> pd.DataFrame:
