@@ -35,3 +35,19 @@ def given(tmp_path):
     (model / "model.safetensors").write_bytes(b"weights")
     options = ["-p", f"model={model}", "-p", f"results_dir={tmp_path / 'runs'}"]
     return options, lambda **more: load("tiny", {"model": str(model), "results_dir": str(tmp_path / "runs"), **more})
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Settings of a run with a made-up model, in a folder of its own."""
+    from rrr_utils.settings import load
+
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes(b"weights")
+    (model / "config.json").write_text("{}")
+
+    def settings(**overrides):
+        return load("tiny", {"model": str(model), "results_dir": str(tmp_path / "runs"), **overrides})
+
+    return settings

@@ -1,26 +1,23 @@
-"""Sizes that fit a card: the arithmetic against the models themselves, what is chosen, and training in several parts."""
+"""Sizes that fit a card: the arithmetic against the models themselves, and what is chosen."""
 
 from __future__ import annotations
 
-import os
-import sys
 import weakref
 
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, get_peft_model
-from small import interrupted_at, small
+from small import small
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
-from transformers import AutoModelForCausalLM, LlamaConfig, Phi3Config, Qwen2Config, TrainerCallback
+from transformers import AutoModelForCausalLM, LlamaConfig, Phi3Config, Qwen2Config
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from trl.trainer.utils import selective_log_softmax_and_entropy
 
-from rrr_utils import failures, files, fit, gpus, needs, policy, runs, training
+from rrr_utils import fit, policy, runs
 from rrr_utils.errors import SettingsError
-from rrr_utils.sampling import Completion
-from rrr_utils.settings import DATA, Settings, load, read_yaml
+from rrr_utils.settings import DATA, Settings, load
 
 #: class, hidden, layers, heads, heads of keys and values, MLP, vocabulary, tied, and the published number of weights
 MODELS = {
@@ -238,166 +235,3 @@ def test_on_a_cpu_the_embedded_model_keeps_the_preset_s_ceilings(tmp_path):
         for ram in (4, 16, 256):
             found = fit.sizes(s, embedded, ram * GIB, stage, question)
             assert found == {"sample_batch": 64, "generation_batch": 4096, "micro_batch": 32}
-
-
-# --- the card
-
-
-def nvidia_smi(folder, monkeypatch, line: str) -> None:
-    """A machine with one GPU, as far as its driver's tool says."""
-    tool = folder / "nvidia-smi"
-    body = f"print('GPU 0: it' if '-L' in sys.argv else {line!r})"
-    tool.write_text(f"#!{sys.executable}\nimport sys\n{body}\n")
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    gpus._card.cache_clear()
-
-
-@pytest.fixture(autouse=True)
-def _forget_the_card():
-    yield
-    gpus._card.cache_clear()
-
-
-@pytest.mark.parametrize(
-    ("line", "preset", "dtype"),
-    [
-        ("Tesla T4, [N/A], 15360, 7.5", "t4", "float16"),
-        ("Quadro RTX 8000, [N/A], 49152, 7.5", "t4", "float16"),
-        ("NVIDIA L4, [N/A], 23034, 8.9", "gpu_24gb", "bfloat16"),
-        ("NVIDIA GeForce RTX 3090, [N/A], 24576, 8.6", "gpu_24gb", "bfloat16"),
-        ("NVIDIA A100-SXM4-40GB, Disabled, 40960, 8.0", "gpu_24gb", "bfloat16"),
-        ("NVIDIA H100 80GB HBM3, Disabled, 81559, 9.0", "gpu_80gb", "bfloat16"),
-        (
-            "NVIDIA H100 80GB HBM3, Enabled, 81559, 9.0",
-            "gpu_24gb",
-            "bfloat16",
-        ),  # shared out: its size is not the card's
-        ("no such field", "gpu_24gb", "bfloat16"),
-    ],
-)
-def test_the_card_is_recognised_and_preset_auto_follows(tmp_path, monkeypatch, line, preset, dtype):
-    nvidia_smi(tmp_path, monkeypatch, line)
-    for profile in ("tiny", "single_gpu"):
-        s = load(profile, {"preset": "auto"})
-        assert (s.preset, s.dtype) == (preset, dtype)
-    card = gpus.card()
-    assert (card is None) == ("Enabled" in line or "such" in line)
-    if card:
-        assert card.total_bytes == int(line.split(",")[2]) * 2**20 == gpus.total_bytes()
-
-
-def test_without_a_gpu_auto_is_cpu_for_the_embedded_model_and_refused_for_another(monkeypatch, tmp_path):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert gpus.card() is None and gpus.total_bytes() > GIB
-    assert load("tiny", {"preset": "auto"}) == load("tiny")
-    real = load("single_gpu", {"preset": "auto", "results_dir": str(tmp_path)})
-    assert real.preset == "auto"
-    with pytest.raises(SettingsError, match="is for a GPU and this machine shows none"):
-        needs.check(real, "failures")
-    with pytest.raises(SettingsError, match="unknown preset 'autto'.*auto"):
-        load("tiny", {"preset": "autto"})
-
-
-def test_presets_are_ceilings_in_the_order_of_the_cards():
-    presets = read_yaml(DATA / "presets.yaml")
-    assert [presets[name]["sample_batch"] for name in ("t4", "gpu_24gb", "gpu_80gb")] == [256, 512, 1024]
-    assert presets["cpu"] == {
-        "dtype": "float32", "threads": 1, "micro_batch": 32, "sample_batch": 64, "gradient_checkpointing": False
-    }  # fmt: skip
-
-
-# --- a step in several parts
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """A folder with the failures stage done."""
-    folder = tmp_path_factory.mktemp("runs")
-    failures.sample(small(folder))
-    failures.finish(small(folder))
-    return folder
-
-
-def gradients(home, folder, loss_type: str, at_once: int) -> tuple[torch.Tensor, list[int]]:
-    """Of the first step, over all adapter weights, with the same reflections and rewards however many are made at once."""
-    s = small(home, failures_per_step=4, generation_batch=at_once, loss_type=loss_type, beta=0.0, max_grad_norm=1e6)
-    folder.mkdir(parents=True)
-    trainer, reward = training.build_trainer(
-        s, files.read_jsonl(runs.stage_dir(s, "failures") / "failures.jsonl"), folder
-    )
-    torch.manual_seed(0)
-    for name, parameter in trainer.model.named_parameters():
-        if "lora_B" in name:
-            parameter.data = 0.05 * torch.randn_like(parameter)
-    calls, found, words = [], [], trainer.processing_class("I should be more careful .")["input_ids"]
-
-    def said(prompt_ids, *_):
-        """A group's reflections have lengths of 4, 8, 12 ... tokens, times the place of its failure in the step."""
-        calls.append(len(prompt_ids))
-        first = sum(calls[:-1]) // 4
-        return [(words * 40)[: 4 * (k % 4 + 1) * (first + k // 4 + 1)] for k in range(len(prompt_ids))], None
-
-    monkey = pytest.MonkeyPatch()
-    monkey.setattr(trainer, "_generate_single_turn", said)
-    monkey.setattr(reward, "retry", lambda rows, *_: [[Completion(str(k % 4), False, 1)] for k in range(len(rows))])
-    monkey.setattr(reward, "right", lambda text, row: text in ("0", "3"))
-
-    class Keep(TrainerCallback):
-        def on_pre_optimizer_step(self, args, state, control, **kwargs):
-            found.append(
-                torch.cat([p.grad.flatten().clone() for p in trainer.model.parameters() if p.grad is not None])
-            )
-            control.should_training_stop = True
-
-    trainer.add_callback(Keep())
-    trainer.train()
-    monkey.undo()
-    return found[0], calls
-
-
-def test_a_step_s_gradient_does_not_depend_on_how_many_reflections_are_made_at_once(home, tmp_path):
-    for loss_type in ("grpo", "dapo"):
-        whole, calls = gradients(home, tmp_path / loss_type / "whole", loss_type, 4096)
-        parts, more = gradients(home, tmp_path / loss_type / "parts", loss_type, 4)
-        assert (calls, more) == ([16], [4, 4, 4, 4])
-        apart = ((whole - parts).norm() / whole.norm()).item()
-        cosine = torch.nn.functional.cosine_similarity(whole, parts, dim=0).item()
-        print(loss_type, apart, cosine)
-        assert apart < 1e-5 if loss_type == "grpo" else 1e-3 < apart < 1 and cosine > 0.8
-
-
-def log_of(directory):
-    lines = files.read_jsonl(directory / "training.jsonl"), files.read_jsonl(directory / "reflections.jsonl")
-    return [[{k: v for k, v in line.items() if k != "seconds"} for line in log] for log in lines]
-
-
-def test_a_training_in_parts_has_a_line_a_step_its_own_retries_and_goes_on_to_the_same_result(
-    home, tmp_path, monkeypatch
-):
-    s = small(home, seed=3, generation_batch=4)
-    seeds, generate = [], training.RetryReward.generate
-
-    def noted(self, conversations, n, max_tokens, temperature, seed, base=False):
-        seeds.append(seed)
-        return generate(self, conversations, n, max_tokens, temperature, seed, base)
-
-    monkeypatch.setattr(training.RetryReward, "generate", noted)
-    training.train(s)
-    folder = runs.stage_dir(s, "train")
-    lines, reflections = log_of(folder)
-    assert [line["step"] for line in lines] == [1, 2, 3, 4]
-    for line in lines:
-        own = [one["reward"] for one in reflections if one["step"] == line["step"]]
-        assert len(own) == 8 and line["reward"] == pytest.approx(sum(own) / 8) == line["retry_correct"]
-    retried = [seed - 3 * 1_000_003 for seed in seeds if seed > 1]
-    assert retried == [step + call * 104_729 for step in range(4) for call in range(2)]
-
-    adapter = (folder / "adapter/adapter_model.safetensors").read_bytes()
-    folder.rename(tmp_path / "whole")
-    with interrupted_at(3, monkeypatch):
-        training.train(s)
-    training.train(s)
-    assert log_of(folder) == [lines, reflections]
-    assert (folder / "adapter/adapter_model.safetensors").read_bytes() == adapter

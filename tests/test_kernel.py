@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 from helpers_launch import start, write_notebook
-from test_launch import WAIT, wait_for
+from test_launch_runs import WAIT, wait_for
 
 from rrr_utils import gpus, kernel
 

@@ -1,0 +1,103 @@
+"""The function-calling task: the answers that a reflection states, and those that are hidden."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from helpers_calls import GOLD, OSLO, PAIR, PLAY, ROW
+
+from rrr_utils.settings import ROOT
+from rrr_utils.tasks import cut, function_calling, told
+
+
+def one(**arguments) -> str:
+    return json.dumps([{"name": "weather", "arguments": arguments}])
+
+
+# --- what a reflection states ----------------------------------------------------------------------------------------
+
+OTHER = one(city="Rome")
+
+
+@pytest.mark.parametrize(
+    ("text", "row", "passages"),
+    [
+        (f"I should call {GOLD}, not {OTHER}.", ROW, [GOLD]),
+        (f"<tool_call>{json.dumps(OSLO)}</tool_call> or {GOLD}", ROW, [json.dumps(OSLO), GOLD]),
+        (f"{one(city='Oslo', days=2, units='metric')} has the default too", ROW,
+         [one(city="Oslo", days=2, units="metric")]),
+        (f"both {json.dumps([PLAY, OSLO])} at once", PAIR, [json.dumps([PLAY, OSLO])]),
+        (f"first {json.dumps(PLAY)} then {json.dumps(OSLO)}.", PAIR, [f"{json.dumps(PLAY)} then {json.dumps(OSLO)}"]),
+        (f"only {GOLD}", PAIR, []),
+        (f"{OTHER} {GOLD[:-1]}", ROW, []),
+        ('Set city to "Oslo" and days to 2.', ROW, []),
+        ("", ROW, []),
+    ],
+)  # fmt: skip
+def test_passages_that_are_the_right_calls(text, row, passages):
+    assert function_calling.answers_in(text, row) == passages
+    gold = function_calling.answer_of(json.dumps(row["answers"]), row)
+    assert [function_calling.answer_of(passage, row) for passage in passages] == [gold] * len(passages)
+    assert function_calling.answers_in(cut(function_calling, text, row), row) == []
+
+
+def test_equal_answers_are_equal_and_others_are_not():
+    def of(*calls_, around="{}"):
+        return function_calling.answer_of(around.format(json.dumps(calls_)), ROW)
+
+    assert of(OSLO, PLAY) == of(PLAY, OSLO) == of(PLAY, OSLO, around="I call {} now")
+    assert of({"name": "weather", "arguments": {"city": "Oslo"}}) == function_calling.answer_of(
+        one(days=1.0, city="Oslo", units="metric"), ROW
+    )
+    assert len({of(OSLO), of(OSLO, OSLO), of(PLAY), function_calling.answer_of(OTHER, ROW)}) == 4
+    assert [function_calling.answer_of(text, ROW) for text in ("", "[]", "{", "Oslo")] == [None] * 4
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        (GOLD, '[{"name": "weather", "arguments": {"city": "?", "days": ?}}]'),
+        ("It's `city` that isn't 'Oslo', don't say \"New \\\"York\\\"\" -3.5 times.",
+         "It's `city` that isn't '?', don't say \"?\" ? times."),
+        ("tool_2 wants 2km, not v3", "tool_2 wants ?km, not v3"),
+        ("no values", "no values"),
+        ("", ""),
+    ],
+)  # fmt: skip
+def test_masked_are_values_and_not_names(text, masked):
+    assert function_calling.mask(text, ROW) == masked
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["'" * 50_000, '"\\' * 50_000, "'\\" * 50_000, "a'" * 50_000, " '" * 50_000 + "x", "\"'`" * 30_000, "-" * 50_000,
+     "1." * 50_000, "[{" * 50_000, GOLD * 1_000, GOLD[:-1] * 2_000, "\ud800" * 1_000, "\\'" * 50_000 + "'"],
+    ids=range(13),
+)  # fmt: skip
+def test_hostile_reflections_take_linear_time(text):
+    began = time.process_time()
+    for name in ("mask", "answers_in", "answer_of"):
+        told(function_calling, name, text, PAIR)
+    cut(function_calling, text, ROW)
+    assert time.process_time() - began < 5
+
+
+def test_real_rows_state_and_hide_their_answers():
+    path = ROOT.parent / "shared" / "data" / "bfcl_as_apigen.jsonl"
+    if not path.is_file():
+        pytest.skip("no such data here")
+    hidden = 0
+    for line in path.read_text(encoding="utf-8").splitlines()[::5]:
+        stored = json.loads(line)
+        row = {**stored, "tools": json.loads(stored["tools"]), "answers": json.loads(stored["answers"])}
+        gold = json.dumps(row["answers"])
+        text = f"I was wrong. It must be {gold} and no other."
+        assert function_calling.answers_in(text, row) == [gold], row["id"]
+        assert cut(function_calling, text, row) == "I was wrong. It must be and no other."
+        assert function_calling.answer_of(text, row) == function_calling.answer_of(gold, row) is not None
+        masked = function_calling.mask(text, row)
+        assert all(call["name"] in masked for call in row["answers"])
+        hidden += function_calling.answers_in(masked, row) == []
+    assert hidden / len(path.read_text(encoding="utf-8").splitlines()[::5]) > 0.95  # what is left: no values, or truth
