@@ -14,7 +14,7 @@ from pathlib import Path
 from trl import GRPOTrainer
 
 from rrr_utils import files, training
-from rrr_utils.miniature import corpus
+from rrr_utils.miniature import countdown as corpus
 from rrr_utils.reward import RetryReward
 from rrr_utils.sampling import Completion
 from rrr_utils.settings import Settings

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from rrr_utils import files, runs
-from rrr_utils.miniature import corpus
+from rrr_utils.miniature import countdown as corpus
 from rrr_utils.settings import Settings, load
 from rrr_utils.tasks import countdown
 

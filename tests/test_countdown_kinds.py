@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rrr_utils import tasks
-from rrr_utils.miniature import corpus
+from rrr_utils.miniature import countdown as corpus
 from rrr_utils.report import kinds
 from rrr_utils.tasks import countdown, countdown_kinds
 from rrr_utils.tasks.countdown_kinds import classify

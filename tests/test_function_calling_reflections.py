@@ -31,8 +31,6 @@ OTHER = one(city="Rome")
         (f"both {json.dumps([PLAY, OSLO])} at once", PAIR, [json.dumps([PLAY, OSLO])]),
         (f"first {json.dumps(PLAY)} then {json.dumps(OSLO)}.", PAIR, [f"{json.dumps(PLAY)} then {json.dumps(OSLO)}"]),
         (f"only {GOLD}", PAIR, []),
-        (f"{OTHER} {GOLD[:-1]}", ROW, []),
-        ('Set city to "Oslo" and days to 2.', ROW, []),
         ("", ROW, []),
     ],
 )  # fmt: skip
@@ -41,6 +39,47 @@ def test_passages_that_are_the_right_calls(text, row, passages):
     gold = function_calling.answer_of(json.dumps(row["answers"]), row)
     assert [function_calling.answer_of(passage, row) for passage in passages] == [gold] * len(passages)
     assert function_calling.answers_in(cut(function_calling, text, row), row) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "row", "passages", "left"),
+    [
+        ('Set city to "Oslo" and days to 2.', ROW, ['Set city to "Oslo" and days to 2.'], ""),
+        ("I was late. city is oslo; it rains;\ndays is 2.", ROW, [" city is oslo;", "days is 2."], "I was late. it rains;\n"),
+        ("Only Oslo is told.", ROW, [], "Only Oslo is told."),
+        ("Oslofjord in 2.5 days, 12 and 2", ROW, [], "Oslofjord in 2.5 days, 12 and 2"),
+        (f"{GOLD[:-1]}", ROW, [' "Oslo", "days":', " 2}}"], '[{"name": "weather", "arguments": {"city":'),
+    ],
+)  # fmt: skip
+def test_an_answer_in_words_states_every_gold_value(text, row, passages, left):
+    """Whether it names the tool or not; what is left without these clauses states them no more."""
+    assert function_calling.answers_in(text, row) == passages
+    assert cut(function_calling, text, row) == left
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("I should be more careful.", "empty"),
+        ("The answer must be only JSON.", "form"),
+        ("I must write the calls and nothing else.", "form"),
+        ("I should have used `weather` here.", "tool"),
+        ("The `city` was not given in the right `days`.", "empty"),
+        ("The city is oslo.", "values"),
+        ("Take 'Rome', not what I took.", "values"),
+        ("41 - 4 = 37", "values"),
+        ("Call weather for 3 days.", "call"),
+        (GOLD, "call"),
+        ("", "empty"),
+    ],
+)
+def test_kinds_are_told_by_what_a_reflection_names_and_states(text, expected):
+    assert told(function_calling, "kind", text, ROW) == expected
+
+
+def test_wrong_sums_are_found():
+    text = "41 - 4 = 37; 37 + 2 = 38; 6 * 2 = 12. 6 * 7 = 43, 1.5 + 1 = 9; 9 + 1 = 10.5; 3 - 5 = -2"
+    assert told(function_calling, "wrong_in", text, ROW) == ["37 + 2 = 38", "6 * 7 = 43"]
 
 
 def test_equal_answers_are_equal_and_others_are_not():
@@ -78,7 +117,7 @@ def test_masked_are_values_and_not_names(text, masked):
 )  # fmt: skip
 def test_hostile_reflections_take_linear_time(text):
     began = time.process_time()
-    for name in ("mask", "answers_in", "answer_of"):
+    for name in ("mask", "answers_in", "answer_of", "kind", "wrong_in"):
         told(function_calling, name, text, PAIR)
     cut(function_calling, text, ROW)
     assert time.process_time() - began < 5

@@ -19,6 +19,7 @@ from tokenizers import AddedToken
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rrr_utils import conversation, evaluation, failures, files, runs, tasks, training
+from rrr_utils.miniature import countdown as countdown_corpus
 from rrr_utils.miniature import pretraining
 from rrr_utils.settings import DATA, ROOT, load
 
@@ -60,7 +61,7 @@ def _show_letters(model, tokenizer, steps: int = 35) -> None:
             documents.append(
                 ("letters", [*asked, {"role": "assistant", "content": said}], [False] * len(asked) + [True])
             )
-        encoded = pretraining.encode(tokenizer, documents)
+        encoded = pretraining.encode(countdown_corpus, tokenizer, documents)
         width = max(len(ids) for ids, _ in encoded)
         ids = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row, _ in encoded])
         learnt = torch.tensor([mask + [False] * (width - len(mask)) for _, mask in encoded])

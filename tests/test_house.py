@@ -79,8 +79,9 @@ def test_things_are_short():
         for node in ast.walk(ast.parse("\n".join(lines))):
             if isinstance(node, ast.FunctionDef):
                 assert node.end_lineno - node.lineno < 60, f"{path}: {node.name}"
-    # 7,469 before real models (backends, engines, sizes, forecasts, Colab), 9,131 before grids, plans, claims, processes
-    assert total <= 10_500
+    # 7,469 before real models (backends, engines, sizes, forecasts, Colab), 9,131 before grids, plans, claims, processes,
+    # 10,431 before the second miniature (rows, corpus, words, checks)
+    assert total <= 11_500
     assert sum(len(SOURCES[f"rrr_utils.{name}"].read_text().splitlines()) for name in CORE) <= 1_450
 
 

@@ -11,8 +11,8 @@ import re
 import pytest
 
 from rrr_utils import files, settings
-from rrr_utils.miniature import corpus, gate, pretraining
-from rrr_utils.miniature.corpus import all_problems
+from rrr_utils.miniature import countdown as corpus
+from rrr_utils.miniature import gate, pretraining
 from rrr_utils.miniature.tokenizer import build_tokenizer
 from rrr_utils.settings import DATA, ROOT
 from rrr_utils.tasks import countdown, countdown_kinds
@@ -21,14 +21,14 @@ from rrr_utils.tasks import countdown, countdown_kinds
 @pytest.fixture(scope="module")
 def documents():
     rng = random.Random(1)
-    return [corpus.document(all_problems(), rng) for _ in range(6000)]
+    return [corpus.document(corpus.problems(), rng) for _ in range(6000)]
 
 
 @pytest.fixture(scope="module")
 def lessons():
     """Documents of every lesson, by sort."""
     rng = random.Random(7)
-    return {sort: [corpus.practice(all_problems(), rng, sort) for _ in range(1500)] for _, _, sort in corpus.LESSONS}
+    return {sort: [corpus.practice(corpus.problems(), rng, sort) for _ in range(1500)] for _, _, sort in corpus.LESSONS}
 
 
 def test_held_out_multisets_occur_in_no_document(documents, lessons):
@@ -40,10 +40,10 @@ def test_held_out_multisets_occur_in_no_document(documents, lessons):
 
 
 def test_lessons_are_true_and_learnt_where_they_should_be(lessons):
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer("countdown")
     for sort, docs in lessons.items():
         some = docs[:300]
-        for (_, messages, learn), (ids, learnt) in zip(some, pretraining.encode(tokenizer, some), strict=True):
+        for (_, messages, learn), (ids, learnt) in zip(some, pretraining.encode(corpus, tokenizer, some), strict=True):
             words = {tokenizer.decode([token]).strip() for token, here in zip(ids, learnt, strict=True) if here}
             assert words
             if sort == "left":
@@ -86,7 +86,7 @@ def test_every_kind_of_reflection_is_there_under_the_right_name(documents):
     rng = random.Random(4)
     for kind in corpus.KINDS:
         for _ in range(60):
-            row = rng.choice(all_problems())
+            row = rng.choice(corpus.problems())
             rows = corpus.steps(row["nums"])
             text, found = corpus.reflection(kind, row, rows, corpus.wrong(rows, row["target"], rng)[1], rng)
             content = countdown_kinds.classify(text, row)
@@ -99,7 +99,7 @@ def test_every_kind_of_reflection_is_there_under_the_right_name(documents):
 def test_a_search_may_end_without_a_hit_and_then_claims_none():
     rng, endings = random.Random(5), collections.Counter()
     for _ in range(1500):
-        row = rng.choice(all_problems())
+        row = rng.choice(corpus.problems())
         text, found = corpus.reflection("search", row, corpus.steps(row["nums"]), 0, rng)
         assert ("yes" in text) == (found is not None)
         endings[found is not None] += 1
@@ -130,9 +130,9 @@ def test_only_the_assistants_words_are_learnt_and_failed_attempts_are_not(docume
 
 
 def test_documents_follow_the_chat_template_without_unknown_words(documents):
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer("countdown")
     some = documents[:400]
-    for (_, messages, _), (ids, learnt) in zip(some, pretraining.encode(tokenizer, some), strict=True):
+    for (_, messages, _), (ids, learnt) in zip(some, pretraining.encode(corpus, tokenizer, some), strict=True):
         assert list(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)) == ids
         assert len(ids) == len(learnt) <= 224
         assert not any(i < 256 and tokenizer.decode([i]) not in (",", "I") for i in ids), "a word is spelt in bytes"
@@ -141,9 +141,9 @@ def test_documents_follow_the_chat_template_without_unknown_words(documents):
 def test_pretraining_resumes_where_it_was(tmp_path, monkeypatch):
     monkeypatch.setattr(pretraining, "CHUNK", 64)
     size = {"steps_total": 6, "save_every": 2, "tokens": 600, "hidden": 32, "layers": 1, "log_every": 1}
-    pretraining.pretrain(tmp_path / "whole", **size)
+    pretraining.pretrain("countdown", tmp_path / "whole", **size)
     for stop in (1, 5, None):  # the first run has saved no state, the second one has logged a step after its last save
-        pretraining.pretrain(tmp_path / "twice", **size, stop=stop)
+        pretraining.pretrain("countdown", tmp_path / "twice", **size, stop=stop)
     one, other = (tmp_path / name / "model.safetensors" for name in ("whole", "twice"))
     assert one.read_bytes() == other.read_bytes()
     assert [line["step"] for line in files.read_jsonl(tmp_path / "twice/pretraining.jsonl")] == [1, 2, 3, 4, 5, 6]
@@ -152,8 +152,8 @@ def test_pretraining_resumes_where_it_was(tmp_path, monkeypatch):
 def test_the_embedded_model_on_its_gate_and_its_card(tmp_path):
     folder = DATA / "embedded/countdown"
     gates = files.read_json(folder / "gate.json")
-    assert gate.card(folder, gates, seed=0) == (folder / "README.md").read_text(encoding="utf-8")
-    assert "`notebooks/A1_embedded_model.ipynb`, seed 3." in gate.card(folder, gates, seed=3)
+    assert gate.card("countdown", folder, gates, seed=0) == (folder / "README.md").read_text(encoding="utf-8")
+    assert "`notebooks/A1_embedded_model.ipynb`, seed 3." in gate.card("countdown", folder, gates, seed=3)
     few = gate.gate(settings.load("tiny", {"results_dir": str(tmp_path)}), "greedy", 60)
     assert few.keys() == gates["greedy"].keys() and few["rescued"].keys() == gates["greedy"]["rescued"].keys()
     assert few["passed"].keys() == gates["greedy"]["passed"].keys() and few["passed"]["arithmetic"]

@@ -126,7 +126,7 @@ def test_a_prompt_read_in_parts_as_on_a_gpu_is_answered_alike(loaded, asked):
 
 
 def test_the_tokenizer_loads_back_as_it_was_built():
-    built, loaded = build_tokenizer(), AutoTokenizer.from_pretrained(DATA / "embedded" / "countdown")
+    built, loaded = build_tokenizer("countdown"), AutoTokenizer.from_pretrained(DATA / "embedded" / "countdown")
     assert built.get_vocab() == loaded.get_vocab()
     assert loaded.chat_template == built.chat_template and loaded.padding_side == "left"
     assert loaded.eos_token == "<|end|>" and loaded.pad_token != loaded.eos_token

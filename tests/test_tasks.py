@@ -218,7 +218,7 @@ SAID = {
 
 @pytest.mark.parametrize(
     ("name", "version", "digest"),
-    [("countdown", 1, "f7a8ef95fd4eaeef"), ("function_calling", 1, "9e0c2665180633f8")],
+    [("countdown", 1, "f7a8ef95fd4eaeef"), ("function_calling", 2, "9e0c2665180633f8")],
 )
 def test_prompts_and_verdicts_belong_to_the_version(name, version, digest):
     """Another prompt or verdict needs another VERSION: results tell by it whether they are still the same."""

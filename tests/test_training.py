@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 
 from rrr_utils import conversation, failures, files, policy, runs, training
 from rrr_utils.errors import ResultsError, SettingsError
-from rrr_utils.miniature import corpus
+from rrr_utils.miniature import countdown as corpus
 from rrr_utils.sampling import Completion, HFSampler
 from rrr_utils.tasks import countdown
 

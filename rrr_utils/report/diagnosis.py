@@ -70,8 +70,10 @@ def _told(module: ModuleType, own: dict, row: dict, right: bool) -> dict[str, fl
         told["stated"] = bool(passages)
         told["recovered_stated"], told["recovered_unstated"] = (right, np.nan) if passages else (np.nan, right)
         if hasattr(module, "answer_of"):
-            answers = {tasks.told(module, "answer_of", passage, row) for passage in passages} if right else {}
-            told["copied"] = tasks.told(module, "answer_of", own["retry"], row) in answers if right else np.nan
+            answers = {tasks.told(module, "answer_of", passage, row) for passage in passages} if right else set()
+            answer = tasks.told(module, "answer_of", own["retry"], row) if right else None
+            in_words = bool(passages) and answers <= {None}  # a part of an answer says nothing of the whole
+            told["copied"] = answer in answers if right and not in_words else np.nan
     return told
 
 

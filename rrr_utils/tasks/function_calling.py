@@ -20,9 +20,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from rrr_utils.errors import DataError
-from rrr_utils.tasks import Verdict, calls, sources, strictjson
+from rrr_utils.tasks import Verdict, calls, function_calling_kinds, function_calling_rows, sources, strictjson
 
-VERSION = 1
+VERSION = 2  # 2: what states an answer in words is an answer too, for `cut`
 #: in the order of the checks: no bracket at all; not JSON, not calls, or not alone; a tool that the row does not offer;
 #: too few or too many calls; a tool that is offered, but not the gold one; other arguments than the gold ones
 ERRORS = (
@@ -40,6 +40,7 @@ EXAMPLE = {
     "tools": [{"name": "now", "parameters": {"zone": {"type": "str", "default": "UTC"}}}],
     "answers": [{"name": "now", "arguments": {"zone": "Europe/Oslo"}}],
 }  # fmt: skip
+KINDS = function_calling_kinds.KINDS
 #: the paper's sizes of test and dev; a source of fewer rows than FULL is split in about the same shares
 TEST, DEV, FULL = 12_000, 1_000, 50_000
 _COLUMNS = dict.fromkeys(("id", "cluster", "query", "tools", "answers", "content", "misfit"), "string")
@@ -109,17 +110,31 @@ def mask(reflection: str, row: dict) -> str:
 def answers_in(reflection: str, row: dict) -> list[str]:
     """The passages of JSON that are the gold calls, leniently: each by itself, or else all single calls together.
 
-    Not covered: an answer in words ("call now with the zone of Oslo").
+    Without any, the clauses that state the gold values, where the text states all of them, the tool or not.
 
+    >>> answers_in("The zone is Europe/Oslo. I will call it.", EXAMPLE)
+    ['The zone is Europe/Oslo.']
     >>> answers_in('It is {"name": "now", "arguments": {"zone": "Europe/Oslo"}}, not UTC.', EXAMPLE)
     ['{"name": "now", "arguments": {"zone": "Europe/Oslo"}}']
     """
     found = list(calls.places(reflection))
     alone = [reflection[begin:end] for begin, end, some in found if _is_right(some, row)]
-    if alone or not found or any(reflection[begin] == "[" for begin, _, _ in found):
+    if alone:
         return alone
-    together = _is_right([call for _, _, some in found for call in some], row)
-    return [reflection[found[0][0] : found[-1][1]]] if together else []
+    single = found and all(reflection[begin] != "[" for begin, _, _ in found)
+    if single and _is_right([call for _, _, some in found for call in some], row):
+        return [reflection[found[0][0] : found[-1][1]]]
+    return function_calling_kinds.stated(reflection, row)
+
+
+def wrong_in(reflection: str, row: dict) -> list[str]:
+    """The sums that are wrong."""
+    return function_calling_kinds.wrong_sums(reflection)
+
+
+def kind(reflection: str, row: dict) -> str:
+    """One of KINDS, by what the reflection names and states."""
+    return function_calling_kinds.kind(reflection, row)
 
 
 def answer_of(text: str, row: dict) -> str | None:
@@ -133,16 +148,20 @@ def answer_of(text: str, row: dict) -> str | None:
 
 
 def load(split: str, n: int | None, seed: int, source: str | None = None, max_bad_rows: float = 0.01) -> list[dict]:
-    """`n` rows of a split (None: all): test and dev by their hashes, train in an order that the seed decides.
+    """`n` rows of a split (None: all): test and dev by their hashes, train in an order that the seed decides. Made-up
+    rows come from a procedural source (see `function_calling_rows`), which has a split to pre-train on as well.
 
     Rows of equal content count once, and the hash of the content alone decides the split: test is the 12,000 smallest
     hashes, dev the next 1,000, train the rest. A source of fewer than 50,000 rows gives a fifth to test and a twentieth
     (at most 1,000) to dev. Rows with gold calls that do not fit their own tools stay in test, where they cost every
     model the same, and are in neither dev nor train.
     """
-    if split not in ("train", "dev", "test"):
-        raise DataError(f"function_calling has no split '{split}': it has train, dev and test")
     source = source or DEFAULT_SOURCE
+    splits = list(function_calling_rows.SPLITS)[0 if source.startswith("procedural:") else 1 :]
+    if split not in splits:
+        raise DataError(f"function_calling has no split '{split}' of {source}: it has {', '.join(splits)}")
+    if source.startswith("procedural:"):
+        return function_calling_rows.draw(split, n, seed, source)
     rows = read(source, max_bad_rows).rows
     misfits = rows["misfit"][:]
     if count := sum(map(bool, misfits)):

@@ -1,4 +1,4 @@
-"""The embedded model's corpus of chat documents (notebook A1).
+"""The corpus of the embedded model for Countdown (notebook A1).
 
 From these alone the model learns to guess equations, to write several kinds of reflection, and to use what a reflection
 says. One kind, the search, tries equations in a fixed order and may end without a hit. The shares were fixed before any
@@ -8,11 +8,15 @@ reinforcement learning. All problems come from the *pretrain* split, and drills 
 import functools
 import random
 import re
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from rrr_utils import conversation
+from rrr_utils.miniature.documents import Document, asked, said
 from rrr_utils.tasks import countdown
 
+TASK = countdown
+STEPS = 7500  # of the pre-training of the model in `data/embedded`
 #: share of documents by kind
 MIXTURE = {
     "answer": 0.25, "own": 0.33, "blind": 0.07, "generic": 0.03,
@@ -31,8 +35,6 @@ EMPTY = ("I should be more careful .", "I made a mistake and will try again .", 
 GENERIC = ("Work step by step and check the result .", "Try other numbers first .", "Think about the target .")
 DRILL = "Write down some sums."
 WORKED = "Write down what these numbers make until one result is right."
-
-Document = tuple[str, conversation.Messages, list[bool | str]]  # kind, messages, what of each is learnt
 
 
 class Step(NamedTuple):
@@ -86,7 +88,7 @@ def solvable(row: dict) -> bool:
 
 
 @functools.cache
-def all_problems() -> list[dict]:
+def problems() -> list[dict]:
     """The problems of the corpus: those of the pretrain split that a search can solve."""
     return [row for row in countdown.load("pretrain", None, 0) if solvable(row)]
 
@@ -111,11 +113,6 @@ def wrong(possible: list[Step], target: int, rng: random.Random) -> tuple[str, i
 def right(possible: list[Step], target: int, rng: random.Random) -> str:
     """An equation that hits the target."""
     return equation(*rng.choice([(s, op) for s in possible for op, value in s.second if value == target]))
-
-
-def said(text: str) -> dict[str, str]:
-    """An assistant's message."""
-    return {"role": "assistant", "content": text}
 
 
 def answer(possible: list[Step], target: int, after: str, rng: random.Random) -> dict[str, str]:
@@ -191,11 +188,6 @@ def leftover(nums: list[int], rng: random.Random) -> str:
     """First steps in any order, each with the number that it leaves, written as in a search."""
     some = rng.choices([step for step in steps(nums) if step.made <= LARGEST_NUMBER], k=10)
     return f"Sums : {' ; '.join(f'{s.a} {s.op} {s.b} = {s.made} and {s.left}' for s in some)} ."
-
-
-def asked(question: str, reply: str) -> conversation.Messages:
-    """A question and its answer."""
-    return [{"role": "user", "content": question}, said(reply)]
 
 
 def worked_question(row: dict) -> str:
@@ -274,3 +266,19 @@ def from_mixture(problems: list[dict], rng: random.Random, kind: str) -> Documen
         last = said(found)
     learnt = [False, False, False, kind.startswith("own"), False, True]
     return kind, [*conversation.retry(countdown, row, failed, text), last], learnt
+
+
+def lessons(tokenizer: Any) -> dict[str, Callable[[list[int]], list[bool]]]:
+    """Which of a message's token ids are learnt in a lesson that learns a part of it."""
+    after_target = set(tokenizer.convert_tokens_to_ids([" yes", " ;", " .", " +", " -", " *", " /"]))
+    before_left = tokenizer.convert_tokens_to_ids(" and")
+    numbers = set(tokenizer.convert_tokens_to_ids([f" {i}" for i in range(LARGEST_NUMBER + 1)]))
+
+    def verdicts(ids: list[int]) -> list[bool]:
+        """What follows a result and the target: "yes", or whatever comes next."""
+        return [token in after_target and i > 1 and {*ids[i - 2 : i]} <= numbers for i, token in enumerate(ids)]
+
+    def left(ids: list[int]) -> list[bool]:
+        return [i > 0 and ids[i - 1] == before_left for i in range(len(ids))]
+
+    return {VERDICTS: verdicts, LEFT: left}

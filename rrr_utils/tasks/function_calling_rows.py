@@ -1,0 +1,297 @@
+"""Made-up rows of function calling: queries whose arguments are copied or worked out in up to three sums.
+
+    Facts: today is 4 days after the parade; today is day 41. Please: price of a stove on the day of the parade.
+    ->  [{"name": "price_history", "arguments": {"item": "stove", "day": 37}}]
+
+Their shape is APIGen's (query, tools, answers), the words are data/toolbox.yaml's. Which of two look-alike tools fits
+turns on what is worked out. The splits share no call (name and arguments) and no chain of sums, in whatever order its
+facts are told: a chain is what it begins with and its steps, whatever their order. What is one sum (41 - 4 = 37) is
+shared by all splits.
+"""
+
+import functools
+import hashlib
+import itertools
+import json
+import random
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from rrr_utils.errors import DataError
+from rrr_utils.tasks.toolbox import KINDS, QUANTITIES, SCHEMAS, WORDS, fitting
+
+#: what the embedded model is made for: one call or two, whose arguments take up to three sums together
+DEFAULT = "procedural:calls=1-2,sums=0-3"
+MOST = {"calls": 2, "sums": 3}
+SUMS = (0.12, 0.13, 0.20, 0.55)  # share of rows by number of sums
+TWO_CALLS = 0.2  # share of rows with two calls
+TIMES = 0.2  # share of multiplications where there are any
+LARGEST = 120  # largest number
+OFFERED = 4  # most tools a row
+SPLITS = {"pretrain": 0.50, "train": 0.70, "dev": 0.80, "test": 1.00}  # upper ends, for a hash in [0, 1)
+HELD_OUT = ("dev", "test")
+OPENERS = ("Please: ", "I need: ", "Now: ")
+
+
+class Step(NamedTuple):
+    """One sum: what it makes of the number before, which is that of an entity, and the fact that says so."""
+
+    entity: str
+    op: str
+    by: int
+    made: int
+    told: str
+
+
+class Chain(NamedTuple):
+    """How a quantity is worked out. `base` is None where the question says the number itself."""
+
+    quantity: str
+    base: str | None
+    start: int
+    steps: tuple[Step, ...]
+
+    @property
+    def value(self) -> int:
+        """What comes out."""
+        return self.steps[-1].made if self.steps else self.start
+
+
+class Call(NamedTuple):
+    """A gold call: its tool's name, the name of the look-alike (or None), arguments, and how numbers are worked out."""
+
+    name: str
+    twin: str | None
+    kind: dict
+    arguments: dict[str, str | int]
+    chains: dict[str, Chain]
+
+    @property
+    def plain(self) -> dict:
+        """The call as an answer holds it."""
+        return {"name": self.name, "arguments": self.arguments}
+
+
+class Problem(NamedTuple):
+    """A row and what it was made of."""
+
+    calls: tuple[Call, ...]
+    today: int
+    row: dict
+
+
+@functools.lru_cache(maxsize=1 << 17)
+def split_of(text: str) -> str:
+    """The split of a call or chain, written as text, by its hash."""
+    unit = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+    return next(name for name, end in SPLITS.items() if unit < end)
+
+
+def call_key(call: dict) -> str:
+    """A call as text, whatever the order of its arguments."""
+    return json.dumps(call, sort_keys=True)
+
+
+def chain_keys(chain: Chain) -> list[str]:
+    """The chain as text, whatever the order of its steps, and every run of two steps or more in it; the whole first.
+
+    >>> steps = (Step("parade", "-", 4, 37, "today is 4 days after the parade"), Step("fair", "+", 3, 40, "..."))
+    >>> chain_keys(Chain("day", "today", 41, steps))
+    ['41 +3 -4']
+    """
+    keys = []
+    for length in range(len(chain.steps), 1, -1):
+        for first in range(len(chain.steps) - length + 1):
+            start = chain.steps[first - 1].made if first else chain.start
+            steps = sorted(f"{step.op}{step.by}" for step in chain.steps[first : first + length])
+            keys.append(" ".join([str(start), *steps]))
+    return keys
+
+
+def belongs(call: Call, split: str) -> bool:
+    """Whether a call and its chains are the split's own, and hold nothing out that the split may not hold."""
+    if split_of(call_key(call.plain)) != split:
+        return False
+    for chain in call.chains.values():
+        whole, *parts = chain_keys(chain) or [None]
+        if whole and split_of(whole) != split:
+            return False
+        if split not in HELD_OUT and any(split_of(part) in HELD_OUT for part in parts):
+            return False
+    return True
+
+
+def pick(rng: random.Random, items: Sequence) -> Any:
+    """One of the items. By `random()` alone, which Python promises to keep."""
+    return items[int(rng.random() * len(items))]
+
+
+def shuffled(rng: random.Random, items: Sequence) -> list:
+    """The items in any order."""
+    order = [rng.random() for _ in items]
+    return [items[k] for k in sorted(range(len(items)), key=order.__getitem__)]
+
+
+def result(a: int, op: str, by: int) -> int:
+    """The value of a sum."""
+    return a + by if op == "+" else a - by if op == "-" else a * by
+
+
+def draw_chain(rng: random.Random, quantity: str, sums: int, today: int, entities: list[str]) -> Chain:
+    """A chain of so many sums; its entities are taken from the list."""
+    spec = QUANTITIES[quantity]
+    low, high = spec["least"], spec["most"]
+    if sums == 0:
+        if "base" in spec and rng.random() < 0.2:
+            return Chain(quantity, spec["base"], today, ())
+        return Chain(quantity, None, low - 5 + int(rng.random() * (high - low + 30)), ())
+    base = spec.get("base") or f"the {entities.pop(0)}"
+    names = [entities.pop(0) for _ in range(sums)]
+    while True:
+        value = start = today if "base" in spec else low + int(rng.random() * (high - low + 1))
+        steps, before = [], base
+        for name in names:
+            op = "*" if spec.get("times") and rng.random() < TIMES else pick(rng, "+-")
+            by = pick(rng, (2, 3)) if op == "*" else 1 + int(rng.random() * 9)
+            value = result(value, op, by)
+            steps.append(Step(name, op, by, value, f"{before} {relation(rng, spec, op, by)} {name}"))
+            before = f"the {name}"
+        if all(1 <= step.made <= LARGEST for step in steps):
+            return Chain(quantity, base, start, tuple(steps))
+
+
+def relation(rng: random.Random, spec: dict, op: str, by: int) -> str:
+    """How a fact says what a step does, as "is 4 days after the": what is named next is the one to work out."""
+    if op == "*":
+        return f"goes {by} times into the"
+    return f"{spec['link']} {by} {pick(rng, spec['up' if op == '+' else 'down'])}"
+
+
+def draw_call(rng: random.Random, sums: int, today: int, entities: dict[str, list[str]]) -> Call:
+    """A call whose numbers take so many sums together."""
+    while True:
+        kind = pick(rng, KINDS)
+        numbers = [p for p in kind["parameters"] if p in QUANTITIES]
+        if numbers or not sums:
+            break
+    shares = dict.fromkeys(numbers, 0)
+    for _ in range(sums):
+        shares[pick(rng, numbers)] += 1
+    chains = {name: draw_chain(rng, name, share, today, entities[name]) for name, share in shares.items()}
+    arguments = {p: chains[p].value if p in chains else pick(rng, WORDS[p]) for p in kind["parameters"]}
+    name = fitting(kind, arguments, today)
+    twin = next((other for other in kind["names"] if other != name), None)
+    return Call(name, twin, kind, arguments, chains)
+
+
+def facts_of(chain: Chain) -> list[str]:
+    """The facts that a chain rests on, in its order."""
+    if chain.base is None:
+        return []
+    return [f"{chain.base} {QUANTITIES[chain.quantity]['starts']} {chain.start}", *(step.told for step in chain.steps)]
+
+
+def asked_of(chain: Chain) -> str:
+    """How the question says a quantity."""
+    spec = QUANTITIES[chain.quantity]
+    if chain.base is None:
+        return f"{spec.get('at', '')}{chain.value}"
+    return f"{spec['as']}{chain.steps[-1].entity}" if chain.steps else chain.base
+
+
+def query_of(rng: random.Random, calls: Sequence[Call], today: int) -> str:
+    """The query: facts in any order, then what is asked."""
+    facts = [fact for call in calls for chain in call.chains.values() for fact in facts_of(chain)]
+    if any("day" in call.chains for call in calls):
+        facts.append(f"today {QUANTITIES['day']['starts']} {today}")
+    facts = shuffled(rng, sorted(set(facts)))
+    asked = []
+    for call in calls:
+        words = {p: asked_of(call.chains[p]) if p in call.chains else call.arguments[p] for p in call.arguments}
+        asked.append(pick(rng, call.kind["says"]).format(**words))
+    told = f"Facts: {'; '.join(facts)}. " if facts else ""
+    return f"{told}{pick(rng, OPENERS)}{', then '.join(asked)}."
+
+
+def draw_problem(rng: random.Random, split: str, calls: tuple[int, int], sums: tuple[int, int]) -> Problem:
+    """A problem of a split, with so many calls and sums (fewest, most)."""
+    count = 2 if calls == (1, 2) and rng.random() < TWO_CALLS else calls[0]
+    weights = SUMS[sums[0] : sums[1] + 1]
+    mark = rng.random() * sum(weights)
+    total = next((sums[0] + k for k in range(len(weights)) if (mark := mark - weights[k]) < 0), sums[1])
+    day = QUANTITIES["day"]
+    today = day["least"] + int(rng.random() * (day["most"] - day["least"] + 1))
+    shares = [0] * count
+    for _ in range(total):
+        shares[int(rng.random() * count)] += 1
+    entities = {name: shuffled(rng, spec["entities"]) for name, spec in QUANTITIES.items()}
+    drawn: list[Call] = []
+    for share in shares:
+        while True:
+            mine = {name: list(left) for name, left in entities.items()}
+            call = draw_call(rng, share, today, mine)
+            if belongs(call, split) and apart([*drawn, call]):
+                break
+        entities = mine
+        drawn.append(call)
+    return Problem(tuple(drawn), today, row_of(rng, drawn, today))
+
+
+def apart(calls: Sequence[Call]) -> bool:
+    """Whether calls and their chains cannot be mistaken for each other: no two of one kind, no two chains from
+    today on, and none that seems to go on with the result of one before it."""
+    chains = [chain for call in calls for chain in call.chains.values() if chain.steps]
+    pairs = itertools.combinations(chains, 2)
+    mixed = any(one.value == other.start or one.base == other.base for one, other in pairs)
+    return not mixed and len({id(call.kind) for call in calls}) == len(calls)
+
+
+def row_of(rng: random.Random, calls: Sequence[Call], today: int) -> dict:
+    """The task's row: query, the tools that are offered, gold calls."""
+    needed = [name for call in calls for name in (call.name, call.twin) if name]
+    most = len(needed) + int(rng.random() * (OFFERED - len(needed) + 1))
+    others = [name for name in shuffled(rng, sorted(SCHEMAS)) if name not in needed][: most - len(needed)]
+    tools = [SCHEMAS[name] for name in shuffled(rng, [*needed, *others])]
+    query, answers = query_of(rng, calls, today), [call.plain for call in calls]
+    content = json.dumps([query, tools, answers])
+    cluster = "|".join(sorted({call.name for call in calls}))
+    id_ = hashlib.sha256(content.encode()).hexdigest()[:16]
+    return {"id": id_, "cluster": cluster, "query": query, "tools": tools, "answers": answers}
+
+
+def parse(source: str) -> dict[str, tuple[int, int]]:
+    """How many calls and sums a procedural source asks for: fewest and most.
+
+    >>> parse("procedural:sums=2-3")
+    {'calls': (1, 2), 'sums': (2, 3)}
+    """
+    spec = {"calls": (1, MOST["calls"]), "sums": (0, MOST["sums"])}
+    given: set[str] = set()
+    for pair in filter(None, source.removeprefix("procedural:").split(",")):
+        name, _, value = pair.partition("=")
+        if name not in spec:
+            raise DataError(f"source '{source}': unknown '{name}'; known: {', '.join(spec)}")
+        low, _, high = value.partition("-")
+        fine = re.fullmatch(r"\d(-\d)?", value) and spec[name][0] <= int(low) <= int(high or low) <= spec[name][1]
+        if name in given or not fine:
+            raise DataError(
+                f"source '{source}': {name} must be given once, from {spec[name][0]} to {spec[name][1]}, as 1 or 1-2"
+            )
+        given.add(name)
+        spec[name] = int(low), int(high or low)
+    return spec
+
+
+def draw(split: str, n: int | None, seed: int, source: str) -> list[dict]:
+    """`n` different rows of a split, in an order that the seed decides. Drawing ends after 20,000 draws without one."""
+    if n is None:
+        raise DataError(f"source '{source}' has rows without end: ask for a number of rows")
+    rng, spec = random.Random(f"{split}-{seed}"), parse(source)
+    found: dict[str, dict] = {}
+    misses = 0
+    while len(found) < n and misses < 20_000:
+        row = draw_problem(rng, split, spec["calls"], spec["sums"]).row
+        misses = misses + 1 if row["id"] in found else 0
+        found.setdefault(row["id"], row)
+    return list(found.values())
