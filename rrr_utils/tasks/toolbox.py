@@ -1,6 +1,6 @@
 """The tools that made-up rows of function calling offer, and the words and quantities of their arguments.
 
-All of it is data/toolbox.yaml's. Which of two look-alike tools fits turns on a quantity: a day on today, others on LIMIT.
+All of it is data/toolbox.yaml's. Which of two look-alikes fits turns on a quantity: a day on today, others on LIMIT.
 """
 
 from typing import Any
