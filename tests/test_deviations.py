@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rrr_utils import grid
 from rrr_utils import settings as settings_module
 from rrr_utils.errors import SettingsError
 from rrr_utils.report import deviations, paper, publish
@@ -103,9 +104,9 @@ def test_a_profile_of_one_s_own_and_a_task_that_the_paper_has_not(tmp_path):
     )
     settings = load(str(path))
     assert {standing(settings, name) for name in ("model", "source", "test_items")} == {deviations.OWN}
-    text = deviations.part(settings)
+    text = deviations.part([settings])
     assert "1. `task` is task.py; in the paper one of countdown, function_calling (V). Mine.\n2. " in text
-    assert text.startswith("Profile `mine`. As in the paper: `objective`") and str(tmp_path) not in text
+    assert text.startswith("Profile `mine`, task:org/name. As in the paper: `objective`") and str(tmp_path) not in text
     path.write_text("why: because\n")
     with pytest.raises(SettingsError, match="mine.yaml: why must hold"):
         deviations.why(str(path))
@@ -120,5 +121,5 @@ def test_what_no_setting_says_is_what_training_does():
 
 def test_readme_s_deviations_are_those_of_the_tiny_profile():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    parts = {"deviations": deviations.part(load("tiny"))}
+    parts = {"deviations": deviations.part(grid.rows_of(load("tiny")))}
     assert publish.fill(text, parts) == text, "profile or recipe changed: make publish"

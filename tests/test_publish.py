@@ -79,7 +79,7 @@ def test_publishing_copies_what_is_committed_and_fills_in_readme(made, tmp_path)
     assert text.startswith("before\n") and text.endswith("after\n")
     assert "results/tiny/figures/training-countdown-model.png" in text and "| reflector | mean |" in text
     assert "Not in this table: seed 2: not run." in text
-    assert "1. `model` is model; in the paper one of" in text and deviations.part(made) in text
+    assert "1. `model` is model; in the paper one of" in text and deviations.part([made]) in text
     assert "figures/diagnosis-countdown-model.png" in text
     assert text.count("```text") == 3 and "reflection before training" in text and "by the sha256 of their id" in text
     first = {name: (folder / name).read_bytes() for name in there}

@@ -19,23 +19,22 @@ from rrr_utils.tasks import function_calling_rows as rows
 from rrr_utils.tasks.function_calling_rows import Call, Chain, Problem, pick
 
 TASK = function_calling
-STEPS = 5000  # of the pre-training of the model in `data/embedded`
+STEPS = 4000  # of the pre-training of the model in `data/embedded`
 #: share of documents by kind
 MIXTURE = {
-    "answer": 0.22, "own": 0.34, "blind": 0.06, "generic": 0.03, "other": 0.02, "masked": 0.02, "cut": 0.02,
-    "worked": 0.20, "drill": 0.09,
+    "answer": 0.18, "own": 0.35, "blind": 0.05, "generic": 0.03, "other": 0.02, "masked": 0.02, "cut": 0.02,
+    "worked": 0.25, "drill": 0.08,
 }  # fmt: skip
 KINDS = {"empty": 0.25, "form": 0.20, "echo": 0.20, "tool": 0.17, "values": 0.18}  # share of reflections
 #: lessons: first chunk (of `pretraining.CHUNK` documents), share of practice, its sort
-LESSONS = ((0, 0.85, "parts"), (10, 0.50, "parts"), (28, 0.25, "parts"), (40, 0.40, "answers"))
-PARTS = {"drill": 0.25, "order": 0.25, "worked": 0.50}  # what is practised in `parts`
+LESSONS = ((0, 0.85, "parts"), (8, 0.50, "parts"), (24, 0.25, "parts"))
+PARTS = {"parts": {"drill": 0.25, "worked": 0.75}}  # what is practised by lesson
 RIGHT = {"answer": 0.95, "retry": 0.55, "values": 0.98}  # right answers: direct, on a retry, after the values
 REPEATED = 0.3  # share of retries where the repeated question is learnt too: a drill in copying
 EMPTY = ("I should be more careful.", "I made a mistake and will try again.", "I will read the query again.")
 FORM = ("I must write a JSON array of calls.", "I must write the calls and nothing else.")
 DRILL = "Write down some sums."
 WORKED = "Write down the values of the arguments first."
-ORDER = "Write down what builds on what."
 
 
 def clauses(call: Call) -> list[str]:
@@ -92,16 +91,6 @@ def echo(calls: list[dict]) -> str:
         for call in calls
     ]
     return f"I called {', then '.join(parts)}."
-
-
-def order(problem: Problem) -> str:
-    """What builds on what, without numbers."""
-    told = []
-    for call in problem.calls:
-        for name, chain in call.chains.items():
-            entities = [f"the {step.entity}" for step in chain.steps]
-            told.append("; ".join([*([chain.base] if chain.base else []), *entities, name]))
-    return f"Order: {'. '.join(told)}."
 
 
 @functools.cache
@@ -196,9 +185,7 @@ def document(draw: Callable[[random.Random], Problem], rng: random.Random, chunk
     """A document of a chunk of the training (`LESSONS`); None: of `MIXTURE` alone."""
     begun = [lesson for lesson in LESSONS if chunk is not None and lesson[0] <= chunk]
     _, share, sort = begun[-1] if begun else (0, 0.0, "")
-    shares = MIXTURE
-    if rng.random() < share:
-        shares = PARTS if sort == "parts" else {"answer": 0.6, "blind": 0.1, "own": 0.3}
+    shares = PARTS[sort] if rng.random() < share else MIXTURE
     return of_kind(rng.choices(list(shares), list(shares.values()))[0], draw, rng)
 
 
@@ -208,9 +195,7 @@ def of_kind(kind: str, draw: Callable[[random.Random], Problem], rng: random.Ran
         return kind, asked(DRILL, drill(rng)), [False, True]
     problem = draw(rng)
     row = problem.row
-    if kind == "order" and any(call.chains for call in problem.calls):
-        return kind, asked(f"{ORDER} {conversation.question(TASK, row)}", order(problem)), [False, True]
-    if kind in ("worked", "order"):
+    if kind == "worked":
         if rng.random() < 0.7:
             return kind, [*conversation.outright(TASK, row, WORKED), said(values(problem))], [False, True]
         messages = conversation.after_outright(TASK, row, WORKED, values(problem))

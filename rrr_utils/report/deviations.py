@@ -4,12 +4,13 @@
 profile's `why` holds the reasons for what it does otherwise.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from rrr_utils import runs, tasks
+from rrr_utils import grid, runs, tasks
 from rrr_utils.errors import SettingsError
 from rrr_utils.report.text import safe
 from rrr_utils.settings import DATA, Settings
@@ -68,11 +69,29 @@ def deviations(settings: Settings, why: dict[str, str]) -> list[str]:
     return [*lines, *map(safe, listed["others"]), own, f"As in the paper: {', '.join(names['same'])}."]
 
 
-def part(settings: Settings) -> str:
-    """README's generated part: the deviations of the settings' profile, numbered."""
-    *lines, same = deviations(settings, why(settings.profile))
+def part(rows: Sequence[Settings]) -> str:
+    """README's generated part: the deviations of a profile's first row, numbered, and how its other rows differ."""
+    first = rows[0]
+    *lines, same = deviations(first, why(first.profile))
     numbered = "\n".join(f"{number}. {line}" for number, line in enumerate(lines, start=1))
-    return f"Profile `{safe(runs.profile_name(settings))}`. {same}\n\n{numbered}"
+    others = "".join(f"\n\n{between(first, row)}" for row in rows[1:])
+    return f"Profile `{safe(runs.profile_name(first))}`, {grid.title(first)}. {same}\n\n{numbered}{others}"
+
+
+def between(first: Settings, row: Settings) -> str:
+    """What a row of a profile has otherwise than its first one.
+
+    >>> one, other = Settings(steps=4), Settings(steps=5, model="a/b")
+    >>> between(one, other)
+    'countdown:a/b is as countdown:embedded but for: `steps` 5 (not 4).'
+    """
+    names = [n for n in Settings.model_fields if n not in ("task", "model", "overridden")]
+    found = [
+        f"`{name}` {_printed(_ours(row, name))} (not {_printed(_ours(first, name))})"
+        for name in names
+        if getattr(row, name) != getattr(first, name)
+    ]
+    return safe(f"{grid.title(row)} is as {grid.title(first)} but for: {'; '.join(found) or 'nothing'}.")
 
 
 def _theirs(settings: Settings, known: dict[str, Any]) -> Any:

@@ -115,7 +115,7 @@ def sections(rows: list[tables.Row], lacking: dict[str, str], folder: str) -> di
         picture = f"![reward and kinds of reflection over steps]({folder}/figures/training-{figures.stem(row)}.png)"
         parts["kinds"] += [picture, f"{row.name}, {row.decoding} reflections on the test failures:", markdown(frame)]
         parts["examples"].append(examples(row))
-    parts["deviations"] = [deviations.part(rows[0].settings)]
+    parts["deviations"] = [deviations.part([row.settings for row in rows])]
     return {name: "\n\n".join(part) for name, part in parts.items()}
 
 

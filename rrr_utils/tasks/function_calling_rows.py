@@ -4,9 +4,8 @@
     ->  [{"name": "price_history", "arguments": {"item": "stove", "day": 37}}]
 
 Their shape is APIGen's (query, tools, answers), the words are data/toolbox.yaml's. Which of two look-alike tools fits
-turns on what is worked out. The splits share no call (name and arguments) and no chain of sums, in whatever order its
-facts are told: a chain is what it begins with and its steps, whatever their order. What is one sum (41 - 4 = 37) is
-shared by all splits.
+turns on what is worked out. The splits share no call (name and arguments) and no chain of sums: a chain is what it
+begins with and its steps, whatever their order. What is one sum (41 - 4 = 37) is shared by all splits.
 """
 
 import functools
@@ -201,11 +200,11 @@ def asked_of(chain: Chain) -> str:
 
 
 def query_of(rng: random.Random, calls: Sequence[Call], today: int) -> str:
-    """The query: facts in any order, then what is asked."""
+    """The query: facts, each chain's in its order, then what is asked."""
     facts = [fact for call in calls for chain in call.chains.values() for fact in facts_of(chain)]
-    if any("day" in call.chains for call in calls):
-        facts.append(f"today {QUANTITIES['day']['starts']} {today}")
-    facts = shuffled(rng, sorted(set(facts)))
+    if any("day" in call.chains for call in calls):  # look-alikes turn on today
+        facts.insert(0, f"today {QUANTITIES['day']['starts']} {today}")
+    facts = list(dict.fromkeys(facts))
     asked = []
     for call in calls:
         words = {p: asked_of(call.chains[p]) if p in call.chains else call.arguments[p] for p in call.arguments}
