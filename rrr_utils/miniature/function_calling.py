@@ -19,16 +19,16 @@ from rrr_utils.tasks import function_calling_rows as rows
 from rrr_utils.tasks.function_calling_rows import Call, Chain, Problem, pick
 
 TASK = function_calling
-STEPS = 4000  # of the pre-training of the model in `data/embedded`
+STEPS = 7500  # of the pre-training of the model in `data/embedded`
 #: share of documents by kind
 MIXTURE = {
-    "answer": 0.18, "own": 0.35, "blind": 0.05, "generic": 0.03, "other": 0.02, "masked": 0.02, "cut": 0.02,
-    "worked": 0.25, "drill": 0.08,
+    "answer": 0.28, "own": 0.30, "blind": 0.05, "generic": 0.03, "other": 0.02, "masked": 0.02, "cut": 0.02,
+    "worked": 0.20, "drill": 0.08,
 }  # fmt: skip
 KINDS = {"empty": 0.25, "form": 0.20, "echo": 0.20, "tool": 0.17, "values": 0.18}  # share of reflections
 #: lessons: first chunk (of `pretraining.CHUNK` documents), share of practice, its sort
-LESSONS = ((0, 0.85, "parts"), (8, 0.50, "parts"), (24, 0.25, "parts"))
-PARTS = {"parts": {"drill": 0.25, "worked": 0.75}}  # what is practised by lesson
+LESSONS = ((0, 0.85, "parts"), (8, 0.50, "parts"), (20, 0.20, "parts"), (32, 0.45, "answers"))
+PARTS = {"parts": {"drill": 0.25, "worked": 0.75}, "answers": {"answer": 0.70, "own": 0.30}}  # practice by lesson
 RIGHT = {"answer": 0.95, "retry": 0.55, "values": 0.98}  # right answers: direct, on a retry, after the values
 REPEATED = 0.3  # share of retries where the repeated question is learnt too: a drill in copying
 EMPTY = ("I should be more careful.", "I made a mistake and will try again.", "I will read the query again.")

@@ -23,7 +23,7 @@ from rrr_utils.tasks.toolbox import KINDS, QUANTITIES, SCHEMAS, WORDS, fitting
 #: what the embedded model is made for: one call or two, whose arguments take up to three sums together
 DEFAULT = "procedural:calls=1-2,sums=0-3"
 MOST = {"calls": 2, "sums": 3}
-SUMS = (0.12, 0.13, 0.20, 0.55)  # share of rows by number of sums
+SUMS = (0.12, 0.18, 0.20, 0.50)  # share of rows by number of sums
 TWO_CALLS = 0.2  # share of rows with two calls
 TIMES = 0.2  # share of multiplications where there are any
 LARGEST = 120  # largest number
