@@ -28,7 +28,7 @@ from step_clock import PHASES, measure
 
 from rrr_utils import conversation, files, provenance, settings, tasks
 from rrr_utils.errors import PLAIN
-from rrr_utils.miniature import corpus
+from rrr_utils.miniature import countdown as corpus
 from rrr_utils.settings import ROOT, Settings
 
 #: how much longer than a step without retries a step with one retry per reflection may take, as a factor

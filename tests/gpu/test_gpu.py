@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rrr_utils import conversation, files, policy, settings, tasks, training
-from rrr_utils.miniature import corpus
+from rrr_utils.miniature import countdown as corpus
 from rrr_utils.sampling import HFSampler
 
 pytestmark = pytest.mark.gpu
