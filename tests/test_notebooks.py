@@ -74,6 +74,6 @@ def test_the_embedded_model_can_be_made_again(tmp_path):
     papermill.execute_notebook(
         path, tmp_path / "out.ipynb", {"smoke": True, "results_dir": str(tmp_path)}, cwd=str(ROOT)
     )
-    assert (tmp_path / "embedded-smoke/gate.json").is_file() and (
-        tmp_path / "embedded-smoke/model.safetensors"
+    assert (tmp_path / "embedded-countdown-smoke/gate.json").is_file() and (
+        tmp_path / "embedded-countdown-smoke/model.safetensors"
     ).is_file()
