@@ -9,6 +9,7 @@ import random
 import re
 
 import pytest
+import torch
 
 from rrr_utils import files, settings
 from rrr_utils.miniature import countdown as corpus
@@ -147,6 +148,22 @@ def test_pretraining_resumes_where_it_was(tmp_path, monkeypatch):
     one, other = (tmp_path / name / "model.safetensors" for name in ("whole", "twice"))
     assert one.read_bytes() == other.read_bytes()
     assert [line["step"] for line in files.read_jsonl(tmp_path / "twice/pretraining.jsonl")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_muon_in_fp32_takes_torch_s_steps():
+    """Up to the rounding of torch's own steps, which are in bf16."""
+    torch.manual_seed(0)
+    for shape in ((128, 512), (512, 128), (64, 64)):
+        ours, theirs = (torch.nn.Parameter(torch.ones(shape)) for _ in range(2))
+        settings_of = {"lr": 0.02, "momentum": 0.95, "weight_decay": 0.01}
+        steps = pretraining.Muon([ours], **settings_of), torch.optim.Muon([theirs], **settings_of)
+        for _ in range(3):
+            ours.grad = torch.randn(shape)
+            theirs.grad = ours.grad.clone()
+            for one in steps:
+                one.step()
+        moved = (theirs.detach() - 1).abs().max()
+        assert moved > 0.002 and (ours - theirs).abs().max() < 0.1 * moved
 
 
 def test_the_embedded_model_on_its_gate_and_its_card(tmp_path):

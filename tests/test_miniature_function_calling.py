@@ -14,7 +14,7 @@ from rrr_utils.miniature import function_calling as corpus
 from rrr_utils.miniature import function_calling_checks as checks
 from rrr_utils.miniature import function_calling_words, pretraining
 from rrr_utils.miniature.tokenizer import build_tokenizer
-from rrr_utils.tasks import calls, function_calling, toolbox
+from rrr_utils.tasks import calls, function_calling, procedural, toolbox
 from rrr_utils.tasks import function_calling_rows as rows
 
 
@@ -74,7 +74,7 @@ def test_no_call_and_no_chain_of_dev_or_test_is_in_a_document(documents):
 def test_a_hundred_thousand_documents_hold_nothing_of_dev_or_test():
     rng, draw = random.Random(9), corpus.problems()
     forbidden = {"call": set(), "chain": set()}
-    for split in rows.HELD_OUT:
+    for split in procedural.HELD_OUT:
         for problem in (rows.draw_problem(random.Random(f"{split}-{k}"), split, (1, 2), (0, 3)) for k in range(3000)):
             forbidden["call"] |= {rows.call_key(call.plain) for call in problem.calls}
             forbidden["chain"] |= {

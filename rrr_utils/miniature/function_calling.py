@@ -3,7 +3,7 @@
 From these documents alone the model learns to answer queries with calls, to write several kinds of reflection, and to
 use what a reflection says. Two kinds help: `values` works out every argument, `tool` says which of two look-alikes
 fits; neither writes a call. The shares were fixed before any figure of dev was seen, and before any reinforcement
-learning. All queries, and all calls in failed attempts, come from the *pretrain* split.
+learning. All queries come from the *pretrain* split; failed attempts hold no call of dev or test.
 """
 
 import functools
@@ -16,10 +16,11 @@ from rrr_utils import conversation, tasks
 from rrr_utils.miniature.documents import Document, asked, said
 from rrr_utils.tasks import function_calling, toolbox
 from rrr_utils.tasks import function_calling_rows as rows
-from rrr_utils.tasks.function_calling_rows import Call, Chain, Problem, pick
+from rrr_utils.tasks.function_calling_rows import Call, Chain, Problem
+from rrr_utils.tasks.procedural import HELD_OUT
 
 TASK = function_calling
-STEPS = 7500  # of the pre-training of the model in `data/embedded`
+STEPS = 4000  # of the pre-training
 #: share of documents by kind
 MIXTURE = {
     "answer": 0.28, "own": 0.30, "blind": 0.05, "generic": 0.03, "other": 0.02, "masked": 0.02, "cut": 0.02,
@@ -27,7 +28,7 @@ MIXTURE = {
 }  # fmt: skip
 KINDS = {"empty": 0.25, "form": 0.20, "echo": 0.20, "tool": 0.17, "values": 0.18}  # share of reflections
 #: lessons: first chunk (of `pretraining.CHUNK` documents), share of practice, its sort
-LESSONS = ((0, 0.85, "parts"), (8, 0.50, "parts"), (20, 0.20, "parts"), (32, 0.45, "answers"))
+LESSONS = ((0, 0.85, "parts"), (6, 0.50, "parts"), (14, 0.20, "parts"), (22, 0.45, "answers"))
 PARTS = {"parts": {"drill": 0.25, "worked": 0.75}, "answers": {"answer": 0.70, "own": 0.30}}  # practice by lesson
 RIGHT = {"answer": 0.95, "retry": 0.55, "values": 0.98}  # right answers: direct, on a retry, after the values
 REPEATED = 0.3  # share of retries where the repeated question is learnt too: a drill in copying
@@ -45,7 +46,7 @@ def clauses(call: Call) -> list[str]:
     """
     told = []
     for name, value in call.arguments.items():
-        told += [*worked_out(call.chains[name])] if name in call.chains else []
+        told += worked_out(call.chains[name]) if name in call.chains else []
         told.append(f"{name} is {value}")
     return told
 
@@ -116,10 +117,10 @@ def wrong(problem: Problem, rng: random.Random, same_tools: bool = False) -> lis
     gold = [call.plain for call in problem.calls]
     while True:
         calls = [{"name": call.name, "arguments": dict(call.arguments)} for call in problem.calls]
-        k = int(rng.random() * len(calls))
+        k = rng.randrange(len(calls))
         call, source, what = calls[k], problem.calls[k], rng.random()
         if source.chains and what < 0.68:
-            name = pick(rng, sorted(source.chains))
+            name = rng.choice(sorted(source.chains))
             call["arguments"][name] = missed(source.chains[name], rng)
             if not same_tools and rng.random() < 0.7:
                 call["name"] = toolbox.fitting(source.kind, call["arguments"], problem.today)
@@ -128,17 +129,17 @@ def wrong(problem: Problem, rng: random.Random, same_tools: bool = False) -> lis
         elif len(calls) == 2 and what < 0.95 and not same_tools:
             del calls[k]
         elif words := [name for name in call["arguments"] if name not in source.chains]:
-            name = pick(rng, words)
-            call["arguments"][name] = pick(rng, toolbox.WORDS[name])
-        if calls != gold and not any(rows.split_of(rows.call_key(c)) in rows.HELD_OUT for c in calls):
+            name = rng.choice(words)
+            call["arguments"][name] = rng.choice(toolbox.WORDS[name])
+        if calls != gold and not any(rows.split_of(rows.call_key(c)) in HELD_OUT for c in calls):
             return calls
 
 
 def missed(chain: Chain, rng: random.Random) -> int:
     """A number near that of a chain: a step left out or taken the other way, or a sum missed by a little."""
-    off = chain.value + pick(rng, (-3, -2, -1, 1, 2, 3))
+    off = chain.value + rng.choice((-3, -2, -1, 1, 2, 3))
     if chain.steps and rng.random() < 0.7:
-        k = int(rng.random() * len(chain.steps))
+        k = rng.randrange(len(chain.steps))
         sums = [(step.op, step.by) for step in chain.steps]
         turned = {"+": "-", "-": "+", "*": "+"}[sums[k][0]]
         sums[k : k + 1] = [(turned, sums[k][1])] if rng.random() < 0.5 else []
@@ -158,7 +159,7 @@ def answer(problem: Problem, after: str, rng: random.Random) -> dict[str, str]:
 def reflection(kind: str, problem: Problem, failed: list[dict], rng: random.Random) -> str:
     """A reflection of a kind."""
     if kind in ("empty", "form"):
-        return pick(rng, EMPTY if kind == "empty" else FORM)
+        return rng.choice(EMPTY if kind == "empty" else FORM)
     return echo(failed) if kind == "echo" else tool(problem) if kind == "tool" else values(problem)
 
 
@@ -166,8 +167,8 @@ def drill(rng: random.Random) -> str:
     """Ten sums; none goes on with the result of the one before it."""
     facts, last = [], None
     while len(facts) < 10:
-        op = pick(rng, "++++----*")
-        a, by = 1 + int(rng.random() * rows.LARGEST), pick(rng, (2, 3)) if op == "*" else 1 + int(rng.random() * 9)
+        op = rng.choice("++++----*")
+        a, by = rng.randint(1, rows.LARGEST), rng.randint(2, 3) if op == "*" else rng.randint(1, 9)
         a = a // by if op == "*" else a
         made = rows.result(a, op, by)
         if 1 <= made <= rows.LARGEST and a != last:
@@ -215,7 +216,7 @@ def of_kind(kind: str, draw: Callable[[random.Random], Problem], rng: random.Ran
         theirs = draw(rng)
         text = reflection(which, theirs, wrong(theirs, rng), rng)
     elif kind == "masked":  # one that helps, without its numbers
-        text = TASK.mask(reflection(pick(rng, ("values", "values", "tool")), problem, failed, rng), row)
+        text = TASK.mask(reflection(rng.choice(("values", "values", "tool")), problem, failed, rng), row)
     else:
         text = tasks.cut(TASK, values(problem), row)
     learnt = [False, False, False, kind.startswith("own"), rng.random() < REPEATED, True]

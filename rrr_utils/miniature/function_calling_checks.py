@@ -12,12 +12,14 @@ CHECKS = {
 }  # fmt: skip
 LEAST = {"valid_json": 0.95, "stated_right": 0.85}
 DEV = 500
+#: what the gate asks and reads by, until a profile has a row of this model
+SETTINGS = {"source": "procedural:", "attempt_tokens": 32, "reflection_tokens": 72}
 NAME = "function calling"
 CAN = "answer queries for the tools of data/toolbox.yaml, in the kit's own prompts; a tool's line is one token to it"
 HELD_OUT = (
-    "Queries come from the pretrain split alone: calls, and chains of two sums or more, of train, dev and test are in "
-    "no document; those of dev and test in no failed attempt, and as no part of a chain. Single sums "
-    "(41 - 4 = 37) are shared by all splits. What follows a useless reflection is right as often as what follows none."
+    "Queries come from the pretrain split alone. No call of dev or test, and no chain of two sums or more of theirs, "
+    "is in a document, not in a failed attempt nor as a part of a longer chain; single sums (41 - 4 = 37) are shared "
+    "by all splits. What follows a useless reflection is right as often as what follows none."
 )
 
 

@@ -1,4 +1,4 @@
-"""Pre-training of the embedded model from nothing (notebook A1)."""
+"""Pre-training of an embedded model from nothing (notebook A1)."""
 
 import copy
 import itertools
@@ -61,7 +61,7 @@ def batches(corpus: ModuleType, tokenizer: Qwen2Tokenizer, tokens: int, seed: in
 
 
 class Muon(torch.optim.Muon):
-    """torch's Muon, its Newton-Schulz steps in fp32: torch's own, in bf16, are half the time where a CPU lacks it."""
+    """torch's Muon with its Newton-Schulz steps in fp32, for CPUs without instructions for bf16."""
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
@@ -82,7 +82,7 @@ class Muon(torch.optim.Muon):
 
 
 def bf16_is_fast() -> bool:
-    """Whether this CPU has instructions for bf16; without them fp32 is many times faster."""
+    """Whether this CPU has instructions for bf16; without them the pre-training is in fp32."""
     has = torch.cpu.get_capabilities()
     return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
 
@@ -121,8 +121,7 @@ def pretrain(
 ) -> None:  # fmt: skip
     """Pre-train a task's model from nothing, or go on from `directory/state.pt`; save model (bf16) and tokenizer there.
 
-    `steps_total`: optimiser steps of at most `tokens` tokens; None: those of the corpus.
-
+    `steps_total`: optimiser steps of at most `tokens` tokens; None: the corpus's own.
     Writes `pretraining.jsonl`, a line for every `log_every` steps. `stop`: end after this step as if interrupted.
     """
     torch.set_num_threads(threads)

@@ -92,6 +92,11 @@ def _call(value: Any) -> dict:
     return {"name": value["name"], "arguments": arguments}
 
 
+def cluster_of(calls: list[dict]) -> str:
+    """The tools that are called, as text: rows that share it are not independent of each other."""
+    return "|".join(sorted({call["name"] for call in calls}))
+
+
 def mistake(calls: list[dict], gold: list[dict], tools: list[dict]) -> str | None:
     """What is wrong with the calls, or None if they are the gold calls, in any order.
 

@@ -10,7 +10,8 @@ import re
 from rrr_utils.errors import DataError
 from rrr_utils.tasks import Verdict, countdown_kinds, countdown_rows
 from rrr_utils.tasks.arithmetic import SIGNS, canonical, postfix, reachable, value_of
-from rrr_utils.tasks.countdown_rows import DEFAULT_SOURCE, SPLITS, split_of  # noqa: F401 (split_of: for callers)
+from rrr_utils.tasks.countdown_rows import DEFAULT_SOURCE, split_of  # noqa: F401 (split_of: for callers)
+from rrr_utils.tasks.procedural import SPLITS
 
 VERSION = 1
 #: in the order of the checks: no tags; not arithmetic between them; not the given numbers; another value

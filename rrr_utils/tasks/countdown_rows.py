@@ -18,13 +18,13 @@ from itertools import combinations, product
 from typing import Any
 
 from rrr_utils.errors import DataError, one_line
-from rrr_utils.tasks import sources
+from rrr_utils.tasks import procedural, sources
 
 #: what the embedded model is made for: three numbers from 1 to 15, targets from 1 to 60
 DEFAULT_SOURCE = "procedural:numbers=3,low=1,high=15,target_low=1,target_high=60"
 #: how what is not one whole number is written in a source
+NUMBER = (r"-?[0-9]{1,6}", "one whole number of up to six digits")
 FORMS = {"numbers": (r"[34]|3-4", "3, 4 or 3-4"), "solutions": ("1", "1")}
-SPLITS = {"pretrain": 0.50, "train": 0.70, "dev": 0.80, "test": 1.00}  # upper ends, for the multiset's hash in [0, 1)
 TEST, DEV = 15_000, 1_000  # rows of the real set
 FEWEST, MOST = 2, 8  # numbers of a problem
 LARGEST = 10**9  # larger numbers are taken for mistakes
@@ -48,10 +48,9 @@ def split_of(nums: Sequence[int]) -> str | None:
 
     Four numbers for pretrain or train are left out if three of them form a held-out (dev or test) multiset.
     """
-    unit = int.from_bytes(hashlib.sha256(cluster_of(nums).encode()).digest()[:8], "big") / 2**64
-    split = next(name for name, end in SPLITS.items() if unit < end)
+    split = procedural.split_of(cluster_of(nums))
     trained_on = split in ("pretrain", "train") and len(nums) > 3
-    if trained_on and any(split_of(triple) in ("dev", "test") for triple in combinations(nums, 3)):
+    if trained_on and any(split_of(triple) in procedural.HELD_OUT for triple in combinations(nums, 3)):
         return None
     return split
 
@@ -63,16 +62,7 @@ def parse(source: str) -> dict[str, Any]:
     {'numbers': (3, 4), 'size': (1, 99), 'target': (1, 60), 'single': False}
     """
     spec = dict(pair.split("=") for pair in f"{DEFAULT_SOURCE.removeprefix('procedural:')},solutions=".split(","))
-    given = {}
-    for pair in filter(None, source.removeprefix("procedural:").split(",")):
-        name, _, value = pair.partition("=")
-        if name not in spec:
-            raise DataError(f"source '{source}': unknown '{name}'; known: {', '.join(spec)}")
-        form, wanted = FORMS.get(name, (r"-?[0-9]{1,6}", "one whole number of up to six digits"))
-        if name in given or not re.fullmatch(form, value):
-            raise DataError(f"source '{source}': {name} must be given once, as {wanted}")
-        given[name] = value
-    spec |= given
+    spec |= procedural.given(source, {name: FORMS.get(name, NUMBER) for name in spec})
     fewest, _, most = spec.pop("numbers").partition("-")
     single = spec.pop("solutions") == "1"
     low, high, target_low, target_high = map(int, spec.values())

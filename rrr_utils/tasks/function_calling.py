@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from rrr_utils.errors import DataError
-from rrr_utils.tasks import Verdict, calls, function_calling_kinds, function_calling_rows, sources, strictjson
+from rrr_utils.tasks import Verdict, calls, function_calling_kinds, procedural, sources, strictjson
 
 VERSION = 2  # 2: what states an answer in words is an answer too, for `cut`
 #: in the order of the checks: no bracket at all; not JSON, not calls, or not alone; a tool that the row does not offer;
@@ -157,10 +157,13 @@ def load(split: str, n: int | None, seed: int, source: str | None = None, max_ba
     model the same, and are in neither dev nor train.
     """
     source = source or DEFAULT_SOURCE
-    splits = list(function_calling_rows.SPLITS)[0 if source.startswith("procedural:") else 1 :]
+    made_up = source.startswith("procedural:")
+    splits = list(procedural.SPLITS)[0 if made_up else 1 :]
     if split not in splits:
         raise DataError(f"function_calling has no split '{split}' of {source}: it has {', '.join(splits)}")
-    if source.startswith("procedural:"):
+    if made_up:
+        from rrr_utils.tasks import function_calling_rows  # reads the toolbox, which real rows have no use for
+
         return function_calling_rows.draw(split, n, seed, source)
     rows = read(source, max_bad_rows).rows
     misfits = rows["misfit"][:]
@@ -220,7 +223,7 @@ def convert(raw: dict[str, Any]) -> dict[str, str]:
     content = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     return {
         "id": str(raw["id"]) if raw.get("id") is not None else content[:16],
-        "cluster": "|".join(sorted({call["name"] for call in gold})),
+        "cluster": calls.cluster_of(gold),
         "query": query,
         "tools": json.dumps(tools, ensure_ascii=False),
         "answers": json.dumps(gold, ensure_ascii=False),

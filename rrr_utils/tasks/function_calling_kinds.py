@@ -13,9 +13,9 @@ A value is a number, a text in quotes, or the value of a gold argument; what the
 import json
 import re
 from collections.abc import Iterator
-from typing import Any
 
 from rrr_utils.tasks import calls
+from rrr_utils.tasks.arithmetic import postfix, value_of
 
 KINDS = ("empty", "form", "tool", "values", "call")
 
@@ -23,14 +23,14 @@ _FORM = re.compile(r"\b(?:json|array|format|brackets?|quotes?|braces?|syntax|not
 _QUOTED = re.compile(r"""(?<!\w)(["'`])((?:(?!\1)[^\\\n])++)\1(?!\w)""")
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?!\w)")
 _CLAUSE = re.compile(r"[^;:\n]*?(?:[;:\n]|\.(?!\d)|$)")  # up to a semicolon, colon, line's end or full stop
-_SUM = re.compile(r"(?<![\w.])(\d{1,9}) ([-+*]) (\d{1,9}) = (-?\d{1,19})(?![\w.]\w|\w)")
+_SUM = re.compile(r"(?<![\w.])(\d{1,9} [-+*] \d{1,9}) = (-?\d{1,19})(?![\w.]\w|\w)")
 MOST = 200  # gold values of a row that are looked for
 
 
 def kind(reflection: str, row: dict) -> str:
     """One of KINDS."""
     named = any(_word(tool["name"]).search(reflection) for tool in row["tools"])
-    if any(True for _ in _values(reflection, row)):
+    if any(_values(reflection, row)):
         return "call" if named else "values"
     return "tool" if named else "form" if _FORM.search(reflection) else "empty"
 
@@ -56,14 +56,9 @@ def gold_values(row: dict) -> list[str]:
         value = left.pop(0)
         if isinstance(value, dict | list):
             left = [*(value.values() if isinstance(value, dict) else value), *left]
-        elif (text := as_text(value)).strip():
+        elif (text := value if isinstance(value, str) else json.dumps(value)).strip():
             found[text] = None
     return list(found)
-
-
-def as_text(value: Any) -> str:
-    """A plain value as a sentence would hold it."""
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _word(text: str) -> re.Pattern:
@@ -92,5 +87,5 @@ def wrong_sums(reflection: str) -> list[str]:
     >>> wrong_sums("41 - 4 = 37; 37 + 2 = 38; 6 * 2 = 12")
     ['37 + 2 = 38']
     """
-    made = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b}
-    return [m[0] for m in _SUM.finditer(reflection) if made[m[2]](int(m[1]), int(m[3])) != int(m[4])]
+    sums = [(m[0], value_of(postfix(m[1].split())), int(m[2])) for m in _SUM.finditer(reflection)]
+    return [said for said, value, told in sums if value != told]

@@ -13,23 +13,26 @@ import hashlib
 import itertools
 import json
 import random
-import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rrr_utils.errors import DataError
+from rrr_utils.tasks import procedural
+from rrr_utils.tasks.calls import cluster_of
+from rrr_utils.tasks.procedural import HELD_OUT
 from rrr_utils.tasks.toolbox import KINDS, QUANTITIES, SCHEMAS, WORDS, fitting
 
 #: what the embedded model is made for: one call or two, whose arguments take up to three sums together
 DEFAULT = "procedural:calls=1-2,sums=0-3"
-MOST = {"calls": 2, "sums": 3}
+#: how what a source asks for is written
+FORMS = {
+    "calls": (r"[12]|1-2", "1, 2 or 1-2"), "sums": (r"[0-3]|0-[1-3]|1-[23]|2-3", "0 to 3, or a range such as 2-3"),
+}  # fmt: skip
 SUMS = (0.12, 0.18, 0.20, 0.50)  # share of rows by number of sums
 TWO_CALLS = 0.2  # share of rows with two calls
 TIMES = 0.2  # share of multiplications where there are any
 LARGEST = 120  # largest number
 OFFERED = 4  # most tools a row
-SPLITS = {"pretrain": 0.50, "train": 0.70, "dev": 0.80, "test": 1.00}  # upper ends, for a hash in [0, 1)
-HELD_OUT = ("dev", "test")
 OPENERS = ("Please: ", "I need: ", "Now: ")
 
 
@@ -80,11 +83,8 @@ class Problem(NamedTuple):
     row: dict
 
 
-@functools.lru_cache(maxsize=1 << 17)
-def split_of(text: str) -> str:
-    """The split of a call or chain, written as text, by its hash."""
-    unit = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
-    return next(name for name, end in SPLITS.items() if unit < end)
+#: the split of a call or of a chain, written as text; most are asked for again and again
+split_of = functools.lru_cache(maxsize=1 << 17)(procedural.split_of)
 
 
 def call_key(call: dict) -> str:
@@ -121,17 +121,6 @@ def belongs(call: Call, split: str) -> bool:
     return True
 
 
-def pick(rng: random.Random, items: Sequence) -> Any:
-    """One of the items. By `random()` alone, which Python promises to keep."""
-    return items[int(rng.random() * len(items))]
-
-
-def shuffled(rng: random.Random, items: Sequence) -> list:
-    """The items in any order."""
-    order = [rng.random() for _ in items]
-    return [items[k] for k in sorted(range(len(items)), key=order.__getitem__)]
-
-
 def result(a: int, op: str, by: int) -> int:
     """The value of a sum."""
     return a + by if op == "+" else a - by if op == "-" else a * by
@@ -144,15 +133,15 @@ def draw_chain(rng: random.Random, quantity: str, sums: int, today: int, entitie
     if sums == 0:
         if "base" in spec and rng.random() < 0.2:
             return Chain(quantity, spec["base"], today, ())
-        return Chain(quantity, None, low - 5 + int(rng.random() * (high - low + 30)), ())
+        return Chain(quantity, None, rng.randint(low - 5, high + 24), ())
     base = spec.get("base") or f"the {entities.pop(0)}"
     names = [entities.pop(0) for _ in range(sums)]
     while True:
-        value = start = today if "base" in spec else low + int(rng.random() * (high - low + 1))
+        value = start = today if "base" in spec else rng.randint(low, high)
         steps, before = [], base
         for name in names:
-            op = "*" if spec.get("times") and rng.random() < TIMES else pick(rng, "+-")
-            by = pick(rng, (2, 3)) if op == "*" else 1 + int(rng.random() * 9)
+            op = "*" if spec.get("times") and rng.random() < TIMES else rng.choice("+-")
+            by = rng.randint(2, 3) if op == "*" else rng.randint(1, 9)
             value = result(value, op, by)
             steps.append(Step(name, op, by, value, f"{before} {relation(rng, spec, op, by)} {name}"))
             before = f"the {name}"
@@ -164,21 +153,21 @@ def relation(rng: random.Random, spec: dict, op: str, by: int) -> str:
     """How a fact says what a step does, as "is 4 days after the": what is named next is the one to work out."""
     if op == "*":
         return f"goes {by} times into the"
-    return f"{spec['link']} {by} {pick(rng, spec['up' if op == '+' else 'down'])}"
+    return f"{spec['link']} {by} {rng.choice(spec['up' if op == '+' else 'down'])}"
 
 
 def draw_call(rng: random.Random, sums: int, today: int, entities: dict[str, list[str]]) -> Call:
     """A call whose numbers take so many sums together."""
     while True:
-        kind = pick(rng, KINDS)
+        kind = rng.choice(KINDS)
         numbers = [p for p in kind["parameters"] if p in QUANTITIES]
         if numbers or not sums:
             break
     shares = dict.fromkeys(numbers, 0)
     for _ in range(sums):
-        shares[pick(rng, numbers)] += 1
+        shares[rng.choice(numbers)] += 1
     chains = {name: draw_chain(rng, name, share, today, entities[name]) for name, share in shares.items()}
-    arguments = {p: chains[p].value if p in chains else pick(rng, WORDS[p]) for p in kind["parameters"]}
+    arguments = {p: chains[p].value if p in chains else rng.choice(WORDS[p]) for p in kind["parameters"]}
     name = fitting(kind, arguments, today)
     twin = next((other for other in kind["names"] if other != name), None)
     return Call(name, twin, kind, arguments, chains)
@@ -208,23 +197,21 @@ def query_of(rng: random.Random, calls: Sequence[Call], today: int) -> str:
     asked = []
     for call in calls:
         words = {p: asked_of(call.chains[p]) if p in call.chains else call.arguments[p] for p in call.arguments}
-        asked.append(pick(rng, call.kind["says"]).format(**words))
+        asked.append(rng.choice(call.kind["says"]).format(**words))
     told = f"Facts: {'; '.join(facts)}. " if facts else ""
-    return f"{told}{pick(rng, OPENERS)}{', then '.join(asked)}."
+    return f"{told}{rng.choice(OPENERS)}{', then '.join(asked)}."
 
 
 def draw_problem(rng: random.Random, split: str, calls: tuple[int, int], sums: tuple[int, int]) -> Problem:
     """A problem of a split, with so many calls and sums (fewest, most)."""
     count = 2 if calls == (1, 2) and rng.random() < TWO_CALLS else calls[0]
-    weights = SUMS[sums[0] : sums[1] + 1]
-    mark = rng.random() * sum(weights)
-    total = next((sums[0] + k for k in range(len(weights)) if (mark := mark - weights[k]) < 0), sums[1])
-    day = QUANTITIES["day"]
-    today = day["least"] + int(rng.random() * (day["most"] - day["least"] + 1))
+    span = range(sums[0], sums[1] + 1)
+    total = rng.choices(span, [SUMS[k] for k in span])[0]
+    today = rng.randint(QUANTITIES["day"]["least"], QUANTITIES["day"]["most"])
     shares = [0] * count
     for _ in range(total):
-        shares[int(rng.random() * count)] += 1
-    entities = {name: shuffled(rng, spec["entities"]) for name, spec in QUANTITIES.items()}
+        shares[rng.randrange(count)] += 1
+    entities = {name: rng.sample(spec["entities"], len(spec["entities"])) for name, spec in QUANTITIES.items()}
     drawn: list[Call] = []
     for share in shares:
         while True:
@@ -249,14 +236,13 @@ def apart(calls: Sequence[Call]) -> bool:
 def row_of(rng: random.Random, calls: Sequence[Call], today: int) -> dict:
     """The task's row: query, the tools that are offered, gold calls."""
     needed = [name for call in calls for name in (call.name, call.twin) if name]
-    most = len(needed) + int(rng.random() * (OFFERED - len(needed) + 1))
-    others = [name for name in shuffled(rng, sorted(SCHEMAS)) if name not in needed][: most - len(needed)]
-    tools = [SCHEMAS[name] for name in shuffled(rng, [*needed, *others])]
+    offered = rng.randint(len(needed), OFFERED)
+    names = needed + rng.sample(sorted(SCHEMAS.keys() - {*needed}), offered - len(needed))
+    tools = [SCHEMAS[name] for name in rng.sample(names, offered)]
     query, answers = query_of(rng, calls, today), [call.plain for call in calls]
     content = json.dumps([query, tools, answers])
-    cluster = "|".join(sorted({call.name for call in calls}))
     id_ = hashlib.sha256(content.encode()).hexdigest()[:16]
-    return {"id": id_, "cluster": cluster, "query": query, "tools": tools, "answers": answers}
+    return {"id": id_, "cluster": cluster_of(answers), "query": query, "tools": tools, "answers": answers}
 
 
 def parse(source: str) -> dict[str, tuple[int, int]]:
@@ -265,21 +251,9 @@ def parse(source: str) -> dict[str, tuple[int, int]]:
     >>> parse("procedural:sums=2-3")
     {'calls': (1, 2), 'sums': (2, 3)}
     """
-    spec = {"calls": (1, MOST["calls"]), "sums": (0, MOST["sums"])}
-    given: set[str] = set()
-    for pair in filter(None, source.removeprefix("procedural:").split(",")):
-        name, _, value = pair.partition("=")
-        if name not in spec:
-            raise DataError(f"source '{source}': unknown '{name}'; known: {', '.join(spec)}")
-        low, _, high = value.partition("-")
-        fine = re.fullmatch(r"\d(-\d)?", value) and spec[name][0] <= int(low) <= int(high or low) <= spec[name][1]
-        if name in given or not fine:
-            raise DataError(
-                f"source '{source}': {name} must be given once, from {spec[name][0]} to {spec[name][1]}, as 1 or 1-2"
-            )
-        given.add(name)
-        spec[name] = int(low), int(high or low)
-    return spec
+    given = {"calls": "1-2", "sums": "0-3"} | procedural.given(source, FORMS)
+    ends = {name: value.partition("-") for name, value in given.items()}
+    return {name: (int(low), int(high or low)) for name, (low, _, high) in ends.items()}
 
 
 def draw(split: str, n: int | None, seed: int, source: str) -> list[dict]:

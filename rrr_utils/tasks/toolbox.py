@@ -42,18 +42,15 @@ def schemas() -> dict[str, dict]:
 
 def sides(kind: dict) -> tuple[str, str]:
     """On which sides of its limit the quantity of two look-alikes is."""
-    return ("before today", "today or later") if kind["turns_on"] == "day" else ("below 51", "51 or more")
+    return ("before today", "today or later") if kind["turns_on"] == "day" else (f"below {LIMIT}", f"{LIMIT} or more")
 
 
 def fitting(kind: dict, arguments: dict, today: int) -> str:
     """Which of a kind's tools fits the arguments."""
     if len(kind["names"]) == 1:
         return kind["names"][0]
-    return (
-        kind["below"]
-        if arguments[kind["turns_on"]] < (today if kind["turns_on"] == "day" else LIMIT)
-        else kind["other"]
-    )
+    limit = today if kind["turns_on"] == "day" else LIMIT
+    return kind["below"] if arguments[kind["turns_on"]] < limit else kind["other"]
 
 
 KINDS = kinds()
