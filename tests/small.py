@@ -18,7 +18,7 @@ SMALL = {
 
 def small(folder: Path, **overrides) -> Settings:
     """The tiny profile in miniature, writing under `folder`."""
-    return settings.load("tiny", {"results_dir": str(folder), **SMALL, **overrides})
+    return settings.load("tiny", {"task": "countdown", "results_dir": str(folder), **SMALL, **overrides})
 
 
 @contextlib.contextmanager

@@ -54,12 +54,15 @@ def test_notebooks_are_committed_without_outputs(path):
 
 @pytest.mark.slow
 def test_notebooks_run_by_papermill_and_the_next_one_makes_what_it_misses(tmp_path):
-    arguments = [f"{name}={value}".replace(" ", "") for name, value in {**SMALL, "results_dir": tmp_path}.items()]
+    arguments = [
+        f"{name}={value}".replace(" ", "")
+        for name, value in {"task": "countdown", **SMALL, "results_dir": tmp_path}.items()
+    ]
     words = [word for argument in arguments for word in ("-p", argument)]
     assert (
         launch.main(["evaluate", *words]) == 0
     )  # makes failures, training and the untrained model's evaluation in place
-    run = settings.load("tiny", {**SMALL, "results_dir": str(tmp_path)})
+    run = settings.load("tiny", {"task": "countdown", **SMALL, "results_dir": str(tmp_path)})
     for stage in ("failures", "train", "evaluate"):
         assert runs.done(run, stage) and (runs.stage_dir(run, stage) / "run.ipynb").is_file()
     assert launch.main(["tables", *words]) == 0
@@ -67,13 +70,12 @@ def test_notebooks_run_by_papermill_and_the_next_one_makes_what_it_misses(tmp_pa
 
 
 @pytest.mark.slow
-def test_the_embedded_model_can_be_made_again(tmp_path):
+@pytest.mark.parametrize("task", ["countdown", "function_calling"])
+def test_an_embedded_model_can_be_made_again(tmp_path, task):
     import papermill
 
+    given = {"smoke": True, "results_dir": str(tmp_path), "task": task}
     path = ROOT / "notebooks/A1_embedded_model.ipynb"
-    papermill.execute_notebook(
-        path, tmp_path / "out.ipynb", {"smoke": True, "results_dir": str(tmp_path)}, cwd=str(ROOT)
-    )
-    assert (tmp_path / "embedded-countdown-smoke/gate.json").is_file() and (
-        tmp_path / "embedded-countdown-smoke/model.safetensors"
-    ).is_file()
+    papermill.execute_notebook(path, tmp_path / "out.ipynb", given, cwd=str(ROOT))
+    folder = tmp_path / f"embedded-{task}-smoke"
+    assert (folder / "gate.json").is_file() and (folder / "model.safetensors").is_file()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pandas as pd
 import pytest
 from small import SMALL
@@ -34,12 +36,19 @@ def test_the_record_is_made_of_finished_trials(tmp_path, monkeypatch):
     assert "| slow" in recipe and recipe.startswith("before") and recipe.endswith("after\n")
     assert str(ROOT) not in (target / "trials" / "slow" / "result.json").read_text()
 
+    # where the run is gone, what was recorded of it stays, but not for other settings
+    shutil.rmtree(runs.stage_dir(one, "train"))
+    pd.testing.assert_frame_equal(trials.record(profile, tmp_path), frame)
+    monkeypatch.setattr(trials, "load", lambda profile: {"slow": {**TRIED["slow"], "learning_rate": 2e-3}})
+    with pytest.raises(ResultsError, match="'slow' is not finished"):
+        trials.record(profile, tmp_path)
+
 
 def test_trials_are_other_settings_in_the_same_folder_of_runs():
     """So each has a training of its own, and all that need no other failures share them."""
     listed = [load("tiny", {"seed": 0, **tried}) for tried in trials.load("tiny").values()]
     assert {one.results_dir for one in listed} == {"results/runs"}
     assert len({runs.stage_dir(one, "train") for one in listed}) == len(listed)
-    assert len({runs.stage_dir(one, "failures") for one in listed}) == 1
+    assert len({runs.stage_dir(one, "failures") for one in listed}) == len({one.task for one in listed})
     with pytest.raises(SettingsError, match="no trials of profile 'nothing'"):
         trials.load("nothing")

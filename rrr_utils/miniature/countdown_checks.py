@@ -5,13 +5,12 @@ import re
 from rrr_utils.miniature.countdown import EMPTY, result, second_steps
 
 #: what the gate gives whole, the first words that the model goes on from, what is checked (and in words), the least
-#: share that passes, how many problems of dev there are (None: all), and settings beyond the profile's
+#: share that passes, and how many problems of dev there are (None: all)
 GIVEN = {"empty": EMPTY[0]}
 BEGIN = {"value": "My result was", "usage": "I must use each of", "first_step": "I could start with", "search": "Aim"}
 CHECKS = {"arithmetic": "sums right in searches", "number_left": "number that is left right in searches"}
 LEAST = {"arithmetic": 0.95}
 DEV = None
-SETTINGS = {}
 NAME = "Countdown"
 CAN = "three-number Countdown with numbers from 1 to 15 and targets to 60, in the kit's own prompts"
 HELD_OUT = (

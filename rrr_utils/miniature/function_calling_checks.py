@@ -12,8 +12,6 @@ CHECKS = {
 }  # fmt: skip
 LEAST = {"valid_json": 0.95, "stated_right": 0.85}
 DEV = 500
-#: what the gate asks and reads by, until a profile has a row of this model
-SETTINGS = {"source": "procedural:", "attempt_tokens": 32, "reflection_tokens": 72}
 NAME = "function calling"
 CAN = "answer queries for the tools of data/toolbox.yaml, in the kit's own prompts; a tool's line is one token to it"
 HELD_OUT = (

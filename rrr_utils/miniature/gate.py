@@ -23,7 +23,6 @@ def gate(settings: Settings, decoding: str = "greedy", items: int | None = None)
     `spread` is the best kind's rate minus that of the empty one, with a 95% interval over clusters.
     """
     checks, task = miniature.module(settings.task, "checks"), miniature.module(settings.task).TASK
-    settings = settings.model_copy(update=checks.SETTINGS)
     sampler = HFSampler(load_base(settings), settings.sample_batch)
     temperature = 0.0 if decoding == "greedy" else settings.temperature
 

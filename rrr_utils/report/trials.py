@@ -31,15 +31,17 @@ def load(profile: str, path: Path = DATA / "trials.yaml") -> dict[str, dict[str,
 
 
 def record(profile: Settings, root: Path = ROOT) -> pd.DataFrame:
-    """Copy each trial's logs and fill in RECIPE.md; returns the table. Raises ResultsError if one is not finished."""
+    """Copy each trial's logs and fill in RECIPE.md; returns the table. What was recorded of the very same run before
+    stays; ResultsError where there is neither it nor a finished run."""
     rows, listed, target = [], load(profile.profile), root / "results" / runs.profile_name(profile)
     for name, tried in listed.items():
         one = settings.load(profile.profile, {"seed": 0, **tried, "results_dir": profile.results_dir})
-        if (result := runs.done(one, "train")) is None:
+        source, folder = runs.stage_dir(one, "train"), target / "trials" / name
+        if result := runs.done(one, "train"):
+            for kept in ("result.json", "training.jsonl", "dev.jsonl"):
+                publish.copy_placeless(source / kept, folder / kept)
+        elif not (result := _recorded(folder, source)):
             raise ResultsError(f"trial '{name}' is not finished: make trials PROFILE={profile.profile}")
-        folder = target / "trials" / name
-        for kept in ("result.json", "training.jsonl", "dev.jsonl"):
-            publish.copy_placeless(runs.stage_dir(one, "train") / kept, folder / kept)
         steps, dev = files.read_jsonl(folder / "training.jsonl"), files.read_jsonl(folder / "dev.jsonl")
         by_step = " ".join(f"{x['step']}: {100 * x['greedy']:.1f} / {100 * x['sampled']:.1f}" for x in dev)
         changed = ", ".join(f"{key} {value}" for key, value in tried.items())
@@ -54,3 +56,9 @@ def record(profile: Settings, root: Path = ROOT) -> pd.DataFrame:
     text = recipe.read_text(encoding="utf-8") if recipe.is_file() else markers
     files.write_text(recipe, publish.fill(text, {"trials": markdown(frame)}, "RECIPE.md"))
     return frame
+
+
+def _recorded(folder: Path, source: Path) -> dict[str, Any] | None:
+    """The result that was recorded of the run whose folder this is, by its hash."""
+    result = files.read_json(folder / "result.json") or {}
+    return result if result and source.name.endswith(f"-{result['identity_hash']}") else None
