@@ -14,7 +14,9 @@ def rows_of(settings: Settings) -> tuple[Settings, ...]:
     >>> [row.model for row in rows_of(load("single_gpu", {"rows": "countdown:qwen2.5-1.5b", "seed": 1}))]
     ['Qwen/Qwen2.5-1.5B-Instruct']
     """
-    if len(every := names(settings)) == 1 or "model" in settings.overridden:
+    every = names(settings)
+    other = "task" in settings.overridden and settings.task not in dict(every)  # a task of one's own
+    if len(every) == 1 or other or "model" in settings.overridden:
         return (settings,)
     given = {*settings.overridden, "seed", "seeds", "results_dir"} - {"task", "model"}
     changed, found = {name: getattr(settings, name) for name in given}, []

@@ -87,6 +87,7 @@ def test_a_profile_with_no_tables_is_all_lacking_and_one_that_has_new_runs_says_
 
 def test_published_cells_serve_where_nothing_was_run():
     frame = report.grid("tiny", "results/nothing")
+    frame = frame[frame["task"] == "countdown"]
     assert set(frame["status"]) == {"done"} and frame["paper"].isna().all()
     own = frame[(frame["seed"] == "mean") & (frame["decoding"] == "greedy") & (frame["control"] == "own")]
     assert own.set_index("policy")["accuracy"].round(3).to_dict() == {"trained": 0.681, "reflector": 0.703}

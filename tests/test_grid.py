@@ -80,6 +80,9 @@ def test_a_row_s_own_settings_reach_its_jobs_and_what_is_given_reaches_all(tmp_p
     alone = load(str(profile), {"task": "countdown", "model": rows[1]["model"]})
     assert alone.attempt_tokens == 7 and [one.model for one in grid.rows_of(alone)] == [rows[1]["model"]]
     assert load(str(profile)).model == rows[0]["model"]
+    (tmp_path / "mine.py").write_text("VERSION = 1")
+    own = load(str(profile), {"task": str(tmp_path / "mine.py")})  # a task of no row stands alone
+    assert grid.rows_of(own) == (own,)
 
 
 def test_rows_picks_and_names_what_there_is(tmp_path, two_rows):

@@ -198,7 +198,7 @@ def test_vllm_where_it_is_asked_for_and_can_serve(grid, tmp_path, monkeypatch):
 
 
 def test_hours_are_those_of_the_notebooks_forecast(grid, tmp_path, monkeypatch):
-    tiny = load("tiny", {"results_dir": str(tmp_path), "seed": 0, "seeds": [0], **SMALL})
+    tiny = load("tiny", {"task": "countdown", "results_dir": str(tmp_path), "seed": 0, "seeds": [0], **SMALL})
     question = fit.question_tokens(tiny, "train")
     monkeypatch.setitem(forecast.QUESTIONS, "countdown", (question, question))
     found = plan.hours(tiny)

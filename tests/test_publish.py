@@ -160,7 +160,7 @@ def test_the_command_line_ends_in_one_plain_line(tmp_path, capsys):
     for arguments, message in (
         (["--publish", "--profile", "tinny"], "unknown profile 'tinny'; did you mean 'tiny'?"),
         (["--publish", "--results-dir", str(tmp_path)], "python -m rrr_utils.launch tables"),
-        (["--trials", "--results-dir", str(tmp_path)], "is not finished: make trials"),
+        (["--trials", "--profile", "paper"], "no trials of profile 'paper'"),
         (["--rescore", str(tmp_path)], "not the folder of an evaluation"),
         (["--publish", "--runs"], "not allowed with argument"),
         ([], "--delete is required"),

@@ -82,7 +82,7 @@ def test_all_four_stages_by_their_functions(tmp_path, model, capsys):
         assert {s["policy"] for s in lines} == policies and len(lines) == 10 * 2 * len(policies)
         for s in lines:
             assert s["row"] == rows[s["id"]] and s["cluster"] == rows[s["id"]]["cluster"]
-            assert s["second"].keys() == {"own", "blind", "generic", "fresh"}
+            assert s["second"].keys() == {*one.controls}
             assert task.verify(s["attempt"], s["row"])._asdict() == s["verdict"]
             own = s["second"]["own"]
             asked = conversation.retry(task, s["row"], s["attempt"], own["reflection"])
