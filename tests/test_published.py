@@ -14,6 +14,8 @@ from rrr_utils.settings import ROOT
 from rrr_utils.tasks import calls, function_calling_kinds
 
 HOME = ROOT / "results" / "tiny"
+CALLS = sorted((HOME / "function_calling" / "embedded").glob("evaluate-seed*/samples.jsonl.gz"))
+published = pytest.mark.skipif(not CALLS, reason="function calling is not published yet: make publish")
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +24,8 @@ def cells() -> pd.DataFrame:
 
 
 def test_every_row_of_the_profile_is_there_with_the_same_seeds(cells):
-    wanted = {grid.title(row) for row in grid.rows_of(settings.load("tiny", {"rows": "countdown"}))}
+    rows = settings.load("tiny", {} if CALLS else {"rows": "countdown"})
+    wanted = {grid.title(row) for row in grid.rows_of(rows)}
     seeds = {f"{task}:{model}": {*rows["seed"].dropna()} for (task, model), rows in cells.groupby(["task", "model"])}
     assert seeds.keys() == wanted and len({frozenset(some) for some in seeds.values()}) == 1
 
@@ -33,7 +36,7 @@ def accuracy(cells: pd.DataFrame, policy: str, control: str, decoding: str) -> p
     return here.set_index("seed")["accuracy"]
 
 
-@pytest.mark.parametrize("task", ["countdown", "function_calling"])
+@pytest.mark.parametrize("task", ["countdown", pytest.param("function_calling", marks=published)])
 def test_training_lifts_the_second_try_above_the_base_model_and_above_trying_again(cells, task):
     mine = cells[cells["task"] == task]
     for decoding, least in (("greedy", 0.08), ("sampled", 0.0)):
@@ -43,10 +46,11 @@ def test_training_lifts_the_second_try_above_the_base_model_and_above_trying_aga
             assert (own - base).min() > least and (own - blind).min() > least, (policy, decoding)
 
 
+@published
 def test_rescues_of_function_calling_are_not_told_by_the_reflection():
     """It names the tool and states every gold value in at most half of them, and writes the calls in none."""
     rescued = told = 0
-    for path in sorted((HOME / "function_calling" / "embedded").glob("evaluate-seed*/samples.jsonl.gz")):
+    for path in CALLS:
         for line in map(json.loads, gzip.decompress(path.read_bytes()).decode().splitlines()):
             own, row = line["second"].get("own"), line["row"]
             if own and own["verdict"]["correct"]:
