@@ -136,8 +136,9 @@ def test_the_tokenizer_loads_back_as_it_was_built():
 
 
 def test_a_missing_model_is_one_line(tmp_path):
-    with pytest.raises(ResultsError, match="no embedded model for task 'function_calling'"):
-        policy.load_base(small(tmp_path, task="function_calling"))
+    (tmp_path / "sorting.py").write_text("VERSION = 1")
+    with pytest.raises(ResultsError, match="no embedded model for task 'sorting'"):
+        policy.load_base(small(tmp_path, task=str(tmp_path / "sorting.py")))
     with pytest.raises(DataError, match="cannot reach the hub for model no/such-model") as error:
         policy.load_base(small(tmp_path, model="no/such-model"))
     assert "\n" not in str(error.value)

@@ -96,7 +96,9 @@ def test_all_four_stages_by_their_functions(tmp_path, model, capsys):
         assert again["correct"].tolist() == cells.of_evaluation(evaluated)["correct"].tolist()
 
     frame = pd.read_csv(runs.stage_dir(one, "tables") / "cells.csv")
-    assert len(frame) == 3 * 2 * 5 and (frame[["correct", "accuracy", "ci_low"]] == 0).all(axis=None)
+    assert len(frame) == 3 * 2 * (1 + len(one.controls)) and (frame[["correct", "accuracy", "ci_low"]] == 0).all(
+        axis=None
+    )
     compared = pd.read_csv(runs.stage_dir(one, "tables") / "comparisons.csv")
     assert len(compared) and (compared["difference"] == 0).all() and (compared["p"] == 1).all()
     report = (runs.stage_dir(one, "tables") / "report.md").read_text()

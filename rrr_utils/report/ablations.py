@@ -30,16 +30,17 @@ Variants = dict[str, Settings]  # of a study, by name
 
 
 def load(profile: str, more: dict[str, Any] | None = None, path: Path = DATA / "ablations.yaml") -> dict[str, Variants]:
-    """A profile's studies by name; the settings of each variant hold its seeds. `more`: settings that all share.
+    """A profile's studies by name, of its first row; the settings of each variant hold its seeds. `more`: settings that
+    all share.
 
     Raises SettingsError where the profile has none.
     """
     listed = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get(Path(profile).stem)
     if not listed:
         raise SettingsError(f"no ablations of profile '{profile}' in {path}: add them there, study by study")
-    studies = {}
+    studies, row = {}, settings.load(profile, more)
     for study, one in listed.items():
-        every = {**(more or {}), "seed": one["seeds"][0], "seeds": one["seeds"]}
+        every = {"task": row.task, "model": row.model, **(more or {}), "seed": one["seeds"][0], "seeds": one["seeds"]}
         studies[study] = {name: settings.load(profile, {**every, **own}) for name, own in one["variants"].items()}
     return studies
 

@@ -13,7 +13,7 @@ def split_of(content: str) -> str:
     """The split of a content, by its hash alone.
 
     >>> split_of("3-4-9")
-    'pretrain'
+    'train'
     """
     unit = int.from_bytes(hashlib.sha256(content.encode()).digest()[:8], "big") / 2**64
     return next(name for name, end in SPLITS.items() if unit < end)
