@@ -251,7 +251,7 @@ def parse(source: str) -> dict[str, tuple[int, int]]:
     >>> parse("procedural:sums=2-3")
     {'calls': (1, 2), 'sums': (2, 3)}
     """
-    given = {"calls": "1-2", "sums": "0-3"} | procedural.given(source, FORMS)
+    given = procedural.given(DEFAULT, FORMS) | procedural.given(source, FORMS)
     ends = {name: value.partition("-") for name, value in given.items()}
     return {name: (int(low), int(high or low)) for name, (low, _, high) in ends.items()}
 
@@ -260,6 +260,11 @@ def draw(split: str, n: int | None, seed: int, source: str) -> list[dict]:
     """`n` different rows of a split, in an order that the seed decides. Drawing ends after 20,000 draws without one."""
     if n is None:
         raise DataError(f"source '{source}' has rows without end: ask for a number of rows")
+    return list(_drawn(split, n, seed, source))
+
+
+@functools.lru_cache(maxsize=8)  # of dev one draw in a hundred fits, and a stage asks for its rows more than once
+def _drawn(split: str, n: int, seed: int, source: str) -> tuple[dict, ...]:
     rng, spec = random.Random(f"{split}-{seed}"), parse(source)
     found: dict[str, dict] = {}
     misses = 0
@@ -267,4 +272,4 @@ def draw(split: str, n: int | None, seed: int, source: str) -> list[dict]:
         row = draw_problem(rng, split, spec["calls"], spec["sums"]).row
         misses = misses + 1 if row["id"] in found else 0
         found.setdefault(row["id"], row)
-    return list(found.values())
+    return tuple(found.values())
