@@ -38,7 +38,7 @@ menu:
 	@echo "make lab                                      the notebooks in JupyterLab"
 	@echo "make bench                                    what a training step costs, beside trl's own"
 	@echo "make runs [DELETE=NAME]                       list the runs with what differs from the profile; remove named ones"
-	@echo "make trials [PROFILE=tiny]                    what data/trials.yaml tries on dev before a recipe is fixed; up to two hours"
+	@echo "make trials [PROFILE=tiny]                    what data/trials.yaml tries on dev before a recipe is fixed: ten trainings"
 	@echo "make ablations [PROFILE=tiny]                 other ways to train, and harder problems (data/ablations.yaml); up to two hours on two cores"
 	@echo "make publish [PROFILE=tiny]                   copy finished runs to results/<profile>/, to be committed"
 	@echo "make address URL=https://...                  where this repository is published, for the badges and for Colab"
