@@ -32,7 +32,7 @@ def path_of(profile: str) -> Path:
 def rows(path: Path) -> list[dict[str, Any]]:
     """What a profile's file says, once for each of its rows. Raises SettingsError."""
     shared = dict(read_yaml(path))
-    shared.pop("why", None)  # the reasons for its values, for README
+    shared.pop("why", None)  # the reasons for its values, for the listed deviations
     lines = shared.pop("rows", [{}])
     if not isinstance(lines, list) or not lines or not all(isinstance(line, dict) for line in lines):
         raise SettingsError(f"{path}: rows must be a list of lines such as - {{task: countdown, model: owner/name}}")

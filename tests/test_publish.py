@@ -1,4 +1,4 @@
-"""Publishing: what is committed, README's generated parts, what is refused, hostile texts of a model."""
+"""Publishing: what is committed, the texts' generated parts, what is refused, hostile texts of a model."""
 
 from __future__ import annotations
 
@@ -11,13 +11,27 @@ import synthetic
 
 from rrr_utils import files, runs
 from rrr_utils.errors import ResultsError
-from rrr_utils.report import cells, claims, deviations, diagnosis, error_kinds, figures, kinds, paper, publish, tables
+from rrr_utils.report import (
+    cells,
+    claims,
+    deviations,
+    diagnosis,
+    error_kinds,
+    figures,
+    headline,
+    kinds,
+    paper,
+    publish,
+    tables,
+)
 from rrr_utils.report.__main__ import main
 from rrr_utils.report.text import markdown
 from rrr_utils.settings import ROOT
 
-PARTS = ("deviations", "table", "diagnosis", "kinds", "examples")
-MARKERS = "".join(f"# {name}\n<!-- generated:{name} -->\n<!-- /generated:{name} -->\n" for name in PARTS)
+PAGE, FRONT = (
+    "".join(f"# {name}\n<!-- generated:{name} -->\n<!-- /generated:{name} -->\n" for name in names)
+    for names in (publish.PARTS, publish.FRONT)
+)
 
 
 def tabulate(settings):
@@ -50,19 +64,20 @@ def row(made):
     return tables.gather(made)[0][0]
 
 
-def test_publishing_copies_what_is_committed_and_fills_in_readme(made, tmp_path):
+def test_publishing_copies_what_is_committed_and_fills_in_the_texts(made, tmp_path):
     (tmp_path / "results" / "tiny" / "countdown" / "model" / "seed7" / "train").mkdir(parents=True)  # the older layout
     for name in ("trials", "ablations"):
         (tmp_path / "results" / "tiny" / name / "kept").mkdir(parents=True)
     (tmp_path / "results" / "tiny" / "RECIPE.md").write_text("what was tried")
-    (tmp_path / "README.md").write_text("before\n" + MARKERS + "after\n")
+    (tmp_path / "results" / "tiny" / "README.md").write_text("before\n" + PAGE + "after\n")
+    (tmp_path / "README.md").write_text("before\n" + FRONT + "after\n")
     folder = publish.publish(made.model_copy(update={"seeds": ()}), tmp_path)  # the seeds are those of the last table
     assert (
         all((folder / name / "kept").is_dir() for name in ("trials", "ablations"))
         and not (folder / "countdown/model/seed7").exists()
     )
     there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
-    wanted = {"RECIPE.md", *publish.TABLES, "countdown/model/failures/result.json"}
+    wanted = {"RECIPE.md", "README.md", *publish.TABLES, "countdown/model/failures/result.json"}
     for who in ("vanilla", "seed0", "seed1"):
         wanted |= {f"countdown/model/evaluate-{who}/{name}" for name in ("result.json", "samples.jsonl.gz")}
     for k in (0, 1):
@@ -75,9 +90,11 @@ def test_publishing_copies_what_is_committed_and_fills_in_readme(made, tmp_path)
     assert not any(str(ROOT) in p.read_text() for p in folder.rglob("*.json"))
     assert cells.rescore(packed.parent)["identity_hash"].iloc[0] == runs.stage_dir(made, "evaluate").name[-8:]
     (packed.parent / "cells.rescored.csv").unlink()
-    text = (tmp_path / "README.md").read_text()
-    assert text.startswith("before\n") and text.endswith("after\n")
-    assert "results/tiny/figures/training-countdown-model.png" in text and "| reflector | mean |" in text
+    text, front = (folder / "README.md").read_text(), (tmp_path / "README.md").read_text()
+    assert all(one.startswith("before\n") and one.endswith("after\n") for one in (text, front))
+    assert "| reflector (adapter only while reflecting) |" in front and "mean of 2 trainings" in front
+    assert front.count("```text") == 1 and front.split("```text")[1].split("```")[0] in text
+    assert "(figures/training-countdown-model.png)" in text and "| reflector | mean |" in text
     assert "Not in this table: seed 2: not run." in text
     assert "1. `model` is model; in the paper one of" in text and deviations.part([made]) in text
     assert "figures/diagnosis-countdown-model.png" in text
@@ -85,11 +102,43 @@ def test_publishing_copies_what_is_committed_and_fills_in_readme(made, tmp_path)
     first = {name: (folder / name).read_bytes() for name in there}
     publish.publish(made, tmp_path)
     assert {name: (folder / name).read_bytes() for name in there} == first
-    assert (tmp_path / "README.md").read_text() == text
+    assert (tmp_path / "README.md").read_text() == front
+    (folder / "README.md").unlink()  # where there is none it is begun
+    publish.publish(made, tmp_path)
+    begun = (folder / "README.md").read_text()
+    assert begun.startswith("# Results of tiny") and deviations.part([made]) in begun
+
+
+def test_readme_s_first_table_names_the_strongest_control_of_any_policy(row, tmp_path):
+    assert headline.ablated(tmp_path) is None
+    frame = headline.table(row).set_index("second try, % right")
+    rivals = row.averaged[(row.averaged["attempt"] == "second") & ~row.averaged["control"].isin(["own", "always"])]
+    for decoding in row.settings.decodings:
+        best = rivals[rivals["decoding"] == decoding].nlargest(1, "accuracy").iloc[0]
+        assert frame.loc["strongest control", decoding].startswith(f"{100 * best['accuracy']:.1f} [")
+        own = row.averaged.query("policy == 'trained' and control == 'own' and decoding == @decoding")[
+            "accuracy"
+        ].item()
+        assert frame.loc["trained (adapter everywhere)", decoding].startswith(f"{100 * own:.1f} [")
+    (tmp_path / "ablations").mkdir()
+    more = {
+        "policy": "vanilla",
+        "decoding": "greedy",
+        "control": "forced",
+        "accuracy": 0.99,
+        "ci_low": 0.9,
+        "ci_high": 1.0,
+    }
+    lines = [{"attempt": "second", **more}, {"attempt": "second", **more, "control": "always", "accuracy": 1.0}]
+    lines.append({"attempt": "first", **more, "control": "", "accuracy": 1.0})
+    pd.DataFrame(lines).to_csv(tmp_path / "ablations" / "controls.csv", index=False)
+    found = headline.table(row, headline.ablated(tmp_path)).set_index("second try, % right")
+    assert found.loc["strongest control", "greedy"] == "99.0 [90.0, 100.0] (first words forced, base model)"
+    assert found.loc["strongest control", "sampled"] == frame.loc["strongest control", "sampled"]
 
 
 def test_readme_s_tables_hold_means_over_seeds_every_comparison_and_the_other_controls(row):
-    shown = "\n\n".join(publish._table(row, "results/tiny"))
+    shown = "\n\n".join(publish._table(row))
     heads = [tables.main_table(row, decoding) for decoding in ("greedy", "sampled")]
     for frame in (*heads, tables.controls_table(row, "greedy")):
         assert markdown(frame[frame["seed"].isin(["", "mean"])] if "seed" in frame else frame) in shown
@@ -99,9 +148,9 @@ def test_readme_s_tables_hold_means_over_seeds_every_comparison_and_the_other_co
         assert len(asked := compared[compared["decoding"] == decoding])
         assert markdown(tables.comparison_table(asked)) in shown
     assert tables.in_words(compared) in shown and compared["finding"].iloc[0] in shown
-    assert "[results/tiny/report.md](results/tiny/report.md)" in shown
+    assert "[report.md](report.md)" in shown
     alone = row._replace(averaged=row.averaged.assign(seeds=1))  # one seed: it stands for itself
-    assert markdown(tables.main_table(alone, "greedy")) in "\n\n".join(publish._table(alone, "results/tiny"))
+    assert markdown(tables.main_table(alone, "greedy")) in "\n\n".join(publish._table(alone))
 
 
 def test_a_table_of_fewer_seeds_or_rows_replaces_none_unless_told_to(made, tmp_path):
@@ -143,14 +192,17 @@ def test_what_a_model_says_cannot_break_readme(row, hostile):
         line | {"attempt": hostile, "second": {k: v | {"reflection": hostile} for k, v in line["second"].items()}}
         for line in row.samples
     ]
-    parts = publish.sections([row._replace(samples=lines)], {"seed 1": hostile}, "results/tiny")
-    text = publish.fill(MARKERS, parts)
+    parts = publish.sections([row._replace(samples=lines)], {"seed 1": hostile})
+    text = publish.fill(PAGE, parts)
     assert publish.fill(text, parts) == text and text.encode()
     assert text.count("```") == 6 and all(line.isprintable() for line in text.splitlines())
-    assert len(text.split("# examples")[1].splitlines()) == len(publish.examples(row).splitlines()) + 3
+    assert (
+        len(text.split("# examples")[1].split("# deviations")[0].splitlines())
+        == len(publish.examples(row).splitlines()) + 3
+    )
 
 
-@pytest.mark.parametrize("text", ["", "<!-- generated:table -->", MARKERS + MARKERS])
+@pytest.mark.parametrize("text", ["", "<!-- generated:table -->", PAGE + PAGE])
 def test_a_readme_without_markers_is_refused(text):
     with pytest.raises(ResultsError, match="README.md must hold one"):
         publish.fill(text, {"table": "x"})

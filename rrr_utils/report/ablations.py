@@ -1,8 +1,8 @@
 """The record of `make ablations`: other ways to train, and harder problems, beside a profile's own recipe.
 
 data/ablations.yaml says what is run. Written in results/<profile>/ablations/: ablations.csv, comparisons.csv,
-ablations.md, a picture of each study, and in runs/ those runs that the published tables do not hold. README's part
-`ablations` is filled in.
+ablations.md, a picture of each study, and in runs/ those runs that the published tables do not hold. The part
+`ablations` of the folder's README.md is filled in.
 """
 
 import gzip
@@ -77,11 +77,9 @@ def record(profile: Settings, root: Path = ROOT) -> Path:
     for file, frames in (("ablations.csv", found), ("comparisons.csv", compared)):
         files.write_text(target / file, pd.concat(frames).to_csv(index=False))
     files.write_text(target / "ablations.md", "\n\n".join(parts) + "\n")
-    if (readme := root / "README.md").is_file():
-        told = [f"**{study}**\n\n{tables.in_words(each)}" for study, each in zip(studies, compared, strict=True)]
-        link = f"Tables and pictures: [{name}/ablations](results/{name}/ablations/ablations.md)."
-        text = publish.fill(readme.read_text(encoding="utf-8"), {"ablations": "\n\n".join([*told, link])})
-        files.write_text(readme, text)
+    told = [f"**{study}**\n\n{tables.in_words(each)}" for study, each in zip(studies, compared, strict=True)]
+    told.append("Tables and pictures: [ablations.md](ablations/ablations.md).")
+    publish.write_page(root / "results" / name, {"ablations": "\n\n".join(told)})
     return target / "ablations.md"
 
 

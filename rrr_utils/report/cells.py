@@ -1,6 +1,6 @@
 """From kept generations to the table's cells: outcomes of every item, cells, comparisons, and verdicts given again.
 
-    samples.jsonl -> outcomes (a row per item, policy and decoding) -> cells.csv, comparisons.csv (columns: README)
+    samples.jsonl -> outcomes (a row per item, policy and decoding) -> cells.csv, comparisons.csv (README)
 
 A second try counts "right at first or right on the retry", over all items; one of EVERY_ITEM counts what it is alone.
 """

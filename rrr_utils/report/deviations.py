@@ -1,4 +1,4 @@
-"""How a profile differs from the paper's recipe, in sentences: README's numbered deviations.
+"""How a profile differs from the paper's recipe, in sentences: the numbered list in results/<profile>/README.md.
 
 `data/paper_recipe.yaml` holds the recipe as far as it is known, setting by setting, each with its certainty; a
 profile's `why` holds the reasons for what it does otherwise.
@@ -70,7 +70,7 @@ def deviations(settings: Settings, why: dict[str, str]) -> list[str]:
 
 
 def part(rows: Sequence[Settings]) -> str:
-    """README's generated part: the deviations of a profile's first row, numbered, and how its other rows differ."""
+    """The generated part: the deviations of a profile's first row, numbered, and how its other rows differ."""
     first = rows[0]
     *lines, same = deviations(first, why(first.profile))
     numbered = "\n".join(f"{number}. {line}" for number, line in enumerate(lines, start=1))

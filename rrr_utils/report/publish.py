@@ -1,7 +1,8 @@
-"""What is committed of a profile's runs, and README's generated parts: `make publish`.
+"""What is committed of a profile's runs, and the texts that are made of them: `make publish`.
 
 Copies tables, figures and each run's `result.json`, `samples.jsonl.gz` and logs into results/<profile>/, under names
-without hashes; `trials/`, `ablations/` and files with other names (RECIPE.md) stay. Then fills in README's parts.
+without hashes; `trials/`, `ablations/` and files with other names (RECIPE.md) stay. Then fills in the generated parts
+of that folder's README.md, and of the tiny profile, which README.md shows, those of README.md too.
 """
 
 import gzip
@@ -13,16 +14,18 @@ import pandas as pd
 
 from rrr_utils import files, runs, tasks
 from rrr_utils.errors import ResultsError
-from rrr_utils.report import cells, deviations, diagnosis, figures, kinds, tables
+from rrr_utils.report import cells, deviations, diagnosis, figures, headline, kinds, tables
 from rrr_utils.report.text import markdown, safe
 from rrr_utils.settings import ROOT, Settings
 
 _CSV = "cells seeds comparisons paper kinds diagnosis claims errors".split()
 TABLES = [*(f"{name}.csv" for name in _CSV), "report.md", "result.json"]
+#: the generated parts of a folder's README.md, and of README.md
+PARTS, FRONT = ("table", "diagnosis", "ablations", "kinds", "examples", "deviations"), ("result", "example")
 
 
 def publish(settings: Settings, root: Path = ROOT, force: bool = False) -> Path:
-    """Copy what the last tables of a profile took into results/<profile>/ and fill in README; returns the folder.
+    """Copy what the last tables of a profile took into results/<profile>/ and fill in the texts; returns the folder.
 
     Raises ResultsError where the tables are not of the present results or, unless `force`, lack published rows.
     """
@@ -47,10 +50,19 @@ def publish(settings: Settings, root: Path = ROOT, force: bool = False) -> Path:
         part.rmdir()
     except OSError as error:
         raise files.no_space(target, error) from None
-    if (readme := root / "README.md").is_file():
-        parts = sections(rows, lacking, f"results/{name}")
+    write_page(target, sections(rows, lacking))
+    if name == "tiny" and (readme := root / "README.md").is_file():
+        parts = {"result": result(rows, target), "example": examples(rows[0], 1)}
         files.write_text(readme, fill(readme.read_text(encoding="utf-8"), parts))
     return target
+
+
+def write_page(folder: Path, parts: dict[str, str]) -> None:
+    """Fill in parts of the README.md of a published folder, which is begun where there is none."""
+    page = folder / "README.md"
+    begun = "".join(f"\n## {name}\n\n<!-- generated:{name} -->\n<!-- /generated:{name} -->\n" for name in PARTS)
+    text = page.read_text(encoding="utf-8") if page.is_file() else f"# Results of {folder.name}\n{begun}"
+    files.write_text(page, fill(text, parts, f"{folder.name}/README.md"))
 
 
 def _in_table(path: Path) -> set[str]:
@@ -99,27 +111,38 @@ def fill(text: str, parts: dict[str, str], where: str = "README.md") -> str:
     return text
 
 
-def sections(rows: list[tables.Row], lacking: dict[str, str], folder: str) -> dict[str, str]:
-    """README's generated parts, by marker. `folder`: where the published figures are."""
-    parts = {name: [] for name in ("table", "diagnosis", "kinds", "examples")}
+def result(rows: list[tables.Row], target: Path) -> str:
+    """What came out, four rows a task. `target`: the published folder; its ablations are the first row's."""
+    parts = []
+    for row in rows:
+        seeds = sum(one.seed is not None for one in row.evaluated)
+        how = f"{row.size}; " + (f"mean of {seeds} trainings" if seeds > 1 else "one training")
+        frame = headline.table(row, headline.ablated(target) if row is rows[0] else None)
+        parts += [f"**{row.name}** ({how}) [95% interval]", markdown(frame)]
+    return "\n\n".join(parts)
+
+
+def sections(rows: list[tables.Row], lacking: dict[str, str]) -> dict[str, str]:
+    """The generated parts of a folder's README.md, by marker, but for `ablations`, which they are not made from."""
+    parts = {name: [] for name in PARTS if name != "ablations"}
     parts["table"] += [f"Not in this table: {tables.absent(lacking)}."] if lacking else []
     for row in rows:
-        parts["table"] += _table(row, folder)
+        parts["table"] += _table(row)
         asked = row.settings.task, row.samples, row.settings.verdict
         if len(found := diagnosis.table(*asked)):
-            picture = f"![what the second tries are made of]({folder}/figures/diagnosis-{figures.stem(row)}.png)"
+            picture = f"![what the second tries are made of](figures/diagnosis-{figures.stem(row)}.png)"
             parts["diagnosis"] += [picture] if "stated" in found else []
             said = f"{row.name}, own reflections, seeds together, in %:"
             parts["diagnosis"] += [said, markdown(diagnosis.in_words(found))]
         frame = tables.kinds_table(kinds.table(*asked), row.decoding)
-        picture = f"![reward and kinds of reflection over steps]({folder}/figures/training-{figures.stem(row)}.png)"
+        picture = f"![reward and kinds of reflection over steps](figures/training-{figures.stem(row)}.png)"
         parts["kinds"] += [picture, f"{row.name}, {row.decoding} reflections on the test failures:", markdown(frame)]
         parts["examples"].append(examples(row))
     parts["deviations"] = [deviations.part([row.settings for row in rows])]
     return {name: "\n\n".join(part) for name, part in parts.items()}
 
 
-def _table(row: tables.Row, folder: str) -> list[str]:
+def _table(row: tables.Row) -> list[str]:
     parts, compared = [], cells.comparisons(row.outcomes, row.task, row.model)
     for decoding in row.settings.decodings:
         frame, asked = tables.main_table(row, decoding), compared[compared["decoding"] == decoding]
@@ -132,8 +155,8 @@ def _table(row: tables.Row, folder: str) -> list[str]:
     parts += [f"The other second tries, {row.decoding}:", markdown(controls)] if len(controls) else []
     return [
         *(parts + [tables.noted(row.notes)] if row.notes else parts),
-        f"Every seed, and what the columns say: [{folder}/report.md]({folder}/report.md).",
-        f"![cells]({folder}/figures/cells-{figures.stem(row)}.png)",
+        "Every seed, and what the columns say: [report.md](report.md).",
+        f"![cells](figures/cells-{figures.stem(row)}.png)",
     ]
 
 
