@@ -1,5 +1,5 @@
-"""Generation on a CPU by transformers' own loop, with less work for the same bits: the cache is not copied at every
-token, and texts that have ended are left out of the forward pass.
+"""Generation on a CPU by transformers' own loop, with less work for the same bits: equal prompts are read once, the
+cache is not copied at every token, and texts that have ended are left out of the forward pass.
 
 A batch is generated until its longest text ends, and on a CPU every row costs. A row's numbers do not depend on the
 rows beside it, as long as there are some (LEAST): with fewer, other kernels multiply. The loop around it still draws
@@ -70,6 +70,22 @@ class Rows:
             self.kept = before[stays]
 
 
+def _distinct(ids: torch.Tensor, cache: DynamicCache) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Of prompts of which equal ones stand side by side, as trl has a group's: one of each, and which of these each row
+    is. None where nothing would be saved, or where something was read before."""
+    _, back, counts = torch.unique_consecutive(ids, dim=0, return_inverse=True, return_counts=True)
+    if cache.get_seq_length() or not LEAST <= len(counts) < len(ids):
+        return None
+    return counts.cumsum(0) - counts, back
+
+
+def _of_rows(given: dict, which: torch.Tensor) -> dict:
+    """What a forward pass is given, for some of its rows."""
+    size = given["input_ids"].shape[:1]
+    of_rows = {name for name, value in given.items() if torch.is_tensor(value) and value.shape[:1] == size}
+    return {name: value[which] if name in of_rows else value for name, value in given.items()}
+
+
 def less_work(model: PreTrainedModel) -> None:
     """Let a model on a CPU generate in the quick way, where its cache is the plain one. Nothing else changes."""
     if model.device.type != "cpu":
@@ -91,13 +107,17 @@ def less_work(model: PreTrainedModel) -> None:
         rows, cache = now["rows"], given.get("past_key_values")
         if rows is None or cache is None or cache is not rows.cache():
             return forward(*args, **given)
-        ids = given["input_ids"]
+        ids, first = given["input_ids"], rows.ended is None
         rows.leave_out(ids[:, -1])
+        if first and (distinct := _distinct(ids, cache)) is not None:
+            which, back = distinct
+            out = forward(*args, **_of_rows(given, which))
+            cache.batch_select_indices(back)
+            out.logits = out.logits[back]
+            return out
         if rows.kept is None:
             return forward(*args, **given)
-        tensors = {name for name, value in given.items() if torch.is_tensor(value) and value.shape[:1] == ids.shape[:1]}
-        some = {name: value[rows.kept] if name in tensors else value for name, value in given.items()}
-        out = forward(*args, **some)
+        out = forward(*args, **_of_rows(given, rows.kept))
         logits = out.logits.new_zeros(len(ids), *out.logits.shape[1:])
         logits[rows.kept] = out.logits
         out.logits = logits

@@ -58,6 +58,15 @@ def test_what_has_ended_is_left_out_down_to_a_few_rows(embedded, asked):
     assert decoding.LEAST <= min(quick) < 20
 
 
+@pytest.mark.parametrize(("prompts", "first"), [(10, 10), (decoding.LEAST - 1, 28), (40, 40)])
+def test_a_group_s_prompt_is_read_once_for_the_same_texts(embedded, asked, prompts, first):
+    """As trl has it: each prompt several times, side by side. Of few prompts all are read: other kernels would multiply."""
+    group = [one for one in asked[:prompts] for _ in range(1 if prompts == 40 else 4)]
+    assert passes(embedded[0], group, 20)[0] == first and passes(embedded[1], group, 20)[0] == len(group)
+    texts = [sampling.HFSampler(one, 64, progress=False).sample(group, 1, 30, 1.2, 5) for one in embedded]
+    assert texts[0] == texts[1] and len({own[0].text for own in texts[0]}) > len(group) // 4
+
+
 def test_rows_are_kept_by_what_still_goes_on():
     cache = decoding.DynamicCache()
     cache.update(torch.arange(12.0).reshape(12, 1, 1, 1), torch.zeros(12, 1, 1, 1), 0)
