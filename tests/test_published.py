@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from rrr_utils import grid, settings
+from rrr_utils.report import cells as scoring
 from rrr_utils.settings import ROOT
 from rrr_utils.tasks import calls, function_calling_kinds
 
@@ -44,6 +45,19 @@ def test_training_lifts_the_second_try_above_the_base_model_and_above_trying_aga
         for policy in ("trained", "reflector"):
             own, blind = (accuracy(mine, policy, control, decoding) for control in ("own", "blind"))
             assert (own - base).min() > least and (own - blind).min() > least, (policy, decoding)
+
+
+@published
+@pytest.mark.parametrize("policy", ["trained", "reflector"])
+def test_the_gain_of_function_calling_is_no_chance(policy):
+    """Over the seeds together, greedily: above the base model's second try and above the own blind one."""
+    paths = sorted((HOME / "function_calling" / "embedded").glob("evaluate-*/samples.jsonl.gz"))
+    lines = [json.loads(line) for path in paths for line in gzip.decompress(path.read_bytes()).decode().splitlines()]
+    frame = scoring.outcomes([line for line in lines if line["decoding"] == "greedy"])
+    found = scoring.comparisons(frame[frame["policy"].isin(["vanilla", policy])], "function_calling", "embedded")
+    found = found.set_index("question").loc[["training improves the second try", "reflecting beats trying again"]]
+    assert (found["n"] >= 1000).all() and (found["seeds"] >= 5).all()
+    assert (found["p"] < 0.001).all() and (found["lowest"] >= 0.08).all() and found["a"].str.startswith(policy).all()
 
 
 @published
