@@ -80,7 +80,8 @@ def test_no_link_is_dead(path):
 
 def dry_run(command: str) -> None:
     """A command of make, papermill or the launcher as far as it goes without its runs. Raises where it would fail."""
-    words = shlex.split(command)
+    own = (ROOT / "tests" / "data" / "sorting_task.py").as_posix()  # the task that the pages show
+    words = shlex.split(command.replace("my_task.py", own))
     if words[0] == "make":
         given = dict(word.split("=", 1) for word in words[2:])
         rule = re.search(rf"^{re.escape(words[1])}:", (ROOT / "Makefile").read_text(), flags=re.M)
