@@ -73,10 +73,10 @@ class Rows:
 def _distinct(ids: torch.Tensor, cache: DynamicCache) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Of prompts of which equal ones stand side by side, as trl has a group's: one of each, and which of these each row
     is. None where nothing would be saved, or where something was read before."""
-    _, back, counts = torch.unique_consecutive(ids, dim=0, return_inverse=True, return_counts=True)
-    if cache.get_seq_length() or not LEAST <= len(counts) < len(ids):
+    if cache.get_seq_length():
         return None
-    return counts.cumsum(0) - counts, back
+    _, back, counts = torch.unique_consecutive(ids, dim=0, return_inverse=True, return_counts=True)
+    return (counts.cumsum(0) - counts, back) if LEAST <= len(counts) < len(ids) else None
 
 
 def _of_rows(given: dict, which: torch.Tensor) -> dict:
@@ -107,9 +107,9 @@ def less_work(model: PreTrainedModel) -> None:
         rows, cache = now["rows"], given.get("past_key_values")
         if rows is None or cache is None or cache is not rows.cache():
             return forward(*args, **given)
-        ids, first = given["input_ids"], rows.ended is None
+        ids = given["input_ids"]
         rows.leave_out(ids[:, -1])
-        if first and (distinct := _distinct(ids, cache)) is not None:
+        if (distinct := _distinct(ids, cache)) is not None:
             which, back = distinct
             out = forward(*args, **_of_rows(given, which))
             cache.batch_select_indices(back)

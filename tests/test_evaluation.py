@@ -75,10 +75,12 @@ def test_several_processes_write_the_same_bytes_and_go_on_after_a_kill_and_an_in
         evaluation.generate(trained)
     killing.join()
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background, a shell has it ignored
     interrupting = meanwhile(lambda children: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         evaluation.generate(trained)
     interrupting.join()
+    signal.signal(signal.SIGINT, before)
     assert not multiprocessing.active_children()
 
     first = written.splitlines(keepends=True)[:15]

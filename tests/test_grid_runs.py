@@ -25,7 +25,7 @@ from rrr_utils.settings import DATA, ROOT, load
 
 
 def speakers(folder: Path, names: Iterable[str]) -> dict[str, Path]:
-    """Copies of the embedded model that have also been shown the own task of the pages, each with small noise of its own."""
+    """Copies of the embedded model that have also been shown the letters of sorting_task.py, each with small noise of its own."""
     home = DATA / "embedded" / "countdown"
     tokenizer, made = AutoTokenizer.from_pretrained(home), {}
     model = AutoModelForCausalLM.from_pretrained(home, dtype=torch.float32)
@@ -44,7 +44,7 @@ def speakers(folder: Path, names: Iterable[str]) -> dict[str, Path]:
 
 
 def _show_letters(model, tokenizer, steps: int = 35) -> None:
-    """Some optimiser steps on first and second answers to the own task of the pages, half of them right."""
+    """Some optimiser steps on first and second answers to sorting_task.py, half of them right."""
     torch.manual_seed(0)
     task, rng = tasks.get(str(TASK)), random.Random(0)
     words = [row for split in ("train", "dev", "test") for row in task.load(split, None, 0, SOURCE)]

@@ -1,7 +1,8 @@
 """From kept generations to the table's cells: outcomes of every item, cells, comparisons, and verdicts given again.
 
-    samples.jsonl -> outcomes (a row per item, policy and decoding) -> cells.csv, comparisons.csv (README)
+    samples.jsonl -> outcomes (a row per item, policy and decoding) -> cells.csv, comparisons.csv
 
+results/tiny/README.md says what the columns are.
 A second try counts "right at first or right on the retry", over all items; one of EVERY_ITEM counts what it is alone.
 """
 

@@ -16,12 +16,11 @@ def table(row: Row, more: pd.DataFrame | None = None) -> pd.DataFrame:
 
     % right [95% interval], means over seeds. `more`: controls of the same model that were run elsewhere (`ablated`).
     """
-    every = row.averaged[row.averaged["attempt"] == "second"]
-    every = pd.concat([every, more], ignore_index=True) if more is not None else every.reset_index(drop=True)
-    shown = {}
+    every, shown = pd.concat([row.averaged[row.averaged["attempt"] == "second"], more], ignore_index=True), {}
+    every = every.drop_duplicates(["policy", "decoding", "control"])  # of two, that of this table
     for name, title in POLICIES.items():
         own = every[(every["policy"] == name) & (every["control"] == "own")]
-        for r in own.drop_duplicates("decoding").itertuples():
+        for r in own.itertuples():
             shown.setdefault(title, {})[r.decoding] = interval(r.accuracy, r.ci_low, r.ci_high)
     rivals = every[~every["control"].isin(_METHOD)]
     for k in rivals.groupby("decoding")["accuracy"].idxmax():
