@@ -121,20 +121,16 @@ def test_readme_s_first_table_names_the_strongest_control_of_any_policy(row, tmp
         ].item()
         assert frame.loc["trained (adapter everywhere)", decoding].startswith(f"{100 * own:.1f} [")
     (tmp_path / "ablations").mkdir()
-    more = {
-        "policy": "vanilla",
-        "decoding": "greedy",
-        "control": "forced",
-        "accuracy": 0.99,
-        "ci_low": 0.9,
-        "ci_high": 1.0,
-    }
-    lines = [{"attempt": "second", **more}, {"attempt": "second", **more, "control": "always", "accuracy": 1.0}]
-    lines.append({"attempt": "first", **more, "control": "", "accuracy": 1.0})
-    pd.DataFrame(lines).to_csv(tmp_path / "ablations" / "controls.csv", index=False)
-    found = headline.table(row, headline.ablated(tmp_path)).set_index("second try, % right")
+    names = ["attempt", "policy", "decoding", "control", "accuracy", "ci_low", "ci_high"]
+    forced = ("second", "vanilla", "greedy", "forced", 0.99, 0.9, 1.0)
+    lines = pd.DataFrame([forced, ("second", "vanilla", "greedy", "always", 1, 1, 1)], columns=names)
+    lines.to_csv(tmp_path / "ablations" / "controls.csv", index=False)
+    more = headline.ablated(tmp_path)
+    assert headline.table(row, more).equals(headline.table(row))  # what is in this table as well is of this table
+    fewer = row._replace(averaged=row.averaged[row.averaged["control"] != "forced"])
+    found, alone = (headline.table(fewer, each).set_index("second try, % right") for each in (more, None))
     assert found.loc["strongest control", "greedy"] == "99.0 [90.0, 100.0] (first words forced, base model)"
-    assert found.loc["strongest control", "sampled"] == frame.loc["strongest control", "sampled"]
+    assert found.loc["strongest control", "sampled"] == alone.loc["strongest control", "sampled"]
 
 
 def test_readme_s_tables_hold_means_over_seeds_every_comparison_and_the_other_controls(row):
