@@ -118,6 +118,7 @@ def load(settings: Settings, prompts: list[conversation.Messages]) -> "Policy":
         model = FastLanguageModel.get_peft_model(base.model, **adapter_options(settings))
     if settings.lora_rank:
         policy.trainable_to_float32(model)
+        policy.add_in_place(model)
     return policy.Policy(model, base.tokenizer)
 
 

@@ -1,11 +1,13 @@
 """Generation on a CPU by transformers' own loop, with less work for the same bits: equal prompts are read once, the
-cache is not copied at every token, and texts that have ended are left out of the forward pass.
+cache is not copied at every token, freed memory is kept, and texts that have ended are left out of the forward pass.
 
 A batch is generated until its longest text ends, and on a CPU every row costs. A row's numbers do not depend on the
 rows beside it, as long as there are some (LEAST): with fewer, other kernels multiply. The loop around it still draws
 random numbers for every row, so that the sampled texts are the same too.
 """
 
+import contextlib
+import ctypes
 import functools
 import weakref
 from typing import Any
@@ -86,10 +88,19 @@ def _of_rows(given: dict, which: torch.Tensor) -> dict:
     return {name: value[which] if name in of_rows else value for name, value in given.items()}
 
 
+def _keep_memory() -> None:
+    """Let glibc keep freed memory: it gives large blocks back at once, and Linux fills each new one with zeros."""
+    with contextlib.suppress(OSError, AttributeError):  # another libc
+        libc, trim_threshold, mmap_max = ctypes.CDLL(None), -1, -4  # malloc.h
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, 2**31 - 1)
+
+
 def less_work(model: PreTrainedModel) -> None:
     """Let a model on a CPU generate in the quick way, where its cache is the plain one. Nothing else changes."""
     if model.device.type != "cpu":
         return
+    _keep_memory()
     prepare, forward, now = model._prepare_cache_for_generation, model.forward, {"rows": None}
 
     def prepared(config: Any, inputs: dict, mode: Any, batch: int, length: int) -> None:

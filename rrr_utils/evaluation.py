@@ -9,6 +9,7 @@ import functools
 import multiprocessing
 import os
 import signal
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -76,7 +77,8 @@ def _in_processes(
 ) -> None:
     """The same texts by several processes, each with a file of its own for a policy and decoding. Raises ResultsError
     where one was killed."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+    context.set_forkserver_preload([backends.__name__, "rrr_utils.policy"])  # imported once, not by each of them
     try:
         with ProcessPoolExecutor(number, context, _begin_process) as pool:
             try:

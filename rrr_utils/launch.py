@@ -196,6 +196,8 @@ def _environment(settings: Settings, stage: str) -> None:
     """What the kernel inherits."""
     if settings.threads:
         os.environ["OMP_NUM_THREADS"] = str(settings.threads)
+    if settings.preset == "cpu":
+        os.environ["TORCHDYNAMO_DISABLE"] = "1"  # else bitsandbytes imports torch's compiler, which takes seconds
     os.environ["OMP_WAIT_POLICY"] = "passive"  # idle threads sleep: two runs side by side do not slow each other down
     os.environ["RRR_COMMAND"] = needs.command(settings, stage)
     os.environ.setdefault(

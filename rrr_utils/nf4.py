@@ -2,10 +2,12 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
+from peft.tuners.lora.bnb import Linear4bit as LoraLinear4bit
 
 #: most weights that are kept dequantised
 SMALL = 2**24
@@ -39,3 +41,22 @@ def keep_dequantised(model: torch.nn.Module) -> None:
     for m in layers:
         weight = dequantize_4bit(m.weight.data, m.weight.quant_state)
         m.forward = functools.partial(forward, plain=m.forward, weight=weight, bias=m.bias)
+
+
+def add_in_place(model: torch.nn.Module) -> None:
+    """On a CPU, add what the adapter says in place, in passes without gradients: the same bits, without copies.
+
+    Source: peft 0.21.2, `Linear4bit.forward` of LoRA: it clones what the base says, for the way back, and adds to it.
+    """
+
+    def forward(x: torch.Tensor, *args: Any, of: LoraLinear4bit, plain: Callable, **named: Any) -> torch.Tensor:
+        name = of.active_adapters[0] if len(of.active_adapters) == 1 else None
+        usual = name in of.lora_A and name not in of.lora_variant and not (of.disable_adapters or of.merged)
+        if torch.is_grad_enabled() or args or named or not usual or x.dtype != of.lora_A[name].weight.dtype:
+            return plain(x, *args, **named)
+        said = of.base_layer(x)
+        return said.add_(of.lora_B[name](of.lora_A[name](x)).mul_(of.scaling[name]))
+
+    for m in model.modules():
+        if isinstance(m, LoraLinear4bit) and m.weight.device.type == "cpu":
+            m.forward = functools.partial(forward, of=m, plain=m.forward)

@@ -25,7 +25,7 @@ from transformers.utils import logging as transformers_logging
 from rrr_utils import runs, tokens
 from rrr_utils.decoding import less_work
 from rrr_utils.errors import SettingsError, one_line
-from rrr_utils.nf4 import exact_4bit, keep_dequantised
+from rrr_utils.nf4 import add_in_place, exact_4bit, keep_dequantised
 from rrr_utils.settings import Settings
 
 
@@ -87,7 +87,9 @@ def load_policy(settings: Settings, adapter: Path | None = None) -> Policy:
     if settings.lora_rank == 0:
         return load_base(settings.model_copy(update={"model": str(adapter)}))
     base = load_base(settings)
-    return Policy(PeftModel.from_pretrained(base.model, str(adapter)).eval(), base.tokenizer)
+    model = PeftModel.from_pretrained(base.model, str(adapter)).eval()
+    add_in_place(model)
+    return Policy(model, base.tokenizer)
 
 
 def lora_config(settings: Settings) -> LoraConfig:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import weakref
 
 import pytest
 import torch
+from peft import get_peft_model
 from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from rrr_utils import decoding, policy, sampling, tasks, tokens
@@ -147,3 +149,25 @@ def test_the_embedded_model_s_ends_are_those_of_its_generations(embedded):
     assert tokens.ends(model.generation_config, embedded[0].tokenizer) == tokens.ends(
         embedded[0].model.generation_config, embedded[0].tokenizer
     )
+
+
+def test_an_adapter_says_the_same_bits_in_place():
+    """Without gradients; with them peft's own pass is taken, and switched off the base model speaks."""
+    base, ids = policy.load_base(load("tiny")).model, torch.arange(5, 305).reshape(10, 30)
+    adapted = get_peft_model(base, policy.lora_config(load("tiny"))).eval()
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.5, generator=torch.Generator().manual_seed(3))
+    said = {}
+    for quick in (False, True):
+        with torch.no_grad():
+            said[quick] = [adapted(ids).logits]
+            with adapted.disable_adapter():
+                said[quick].append(adapted(ids).logits)
+        loss = adapted(ids).logits.square().mean()
+        said[quick] += torch.autograd.grad(loss, [w for w in adapted.parameters() if w.requires_grad])
+        layer = adapted.base_model.model.model.layers[0].mlp.up_proj
+        assert isinstance(layer.forward, functools.partial) == quick
+        policy.add_in_place(adapted)
+    assert not torch.equal(*said[True][:2])
+    assert all(torch.equal(*pair) for pair in zip(said[True], said[False], strict=True))
