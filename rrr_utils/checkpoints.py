@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rrr_utils.files import file_hash, no_space, read_json, read_log, write_json, write_jsonl
 
-LOGS = ("training", "dev", "reflections")
+LOGS = ("training", "dev", "dev_texts", "reflections")
 #: files of a checkpoint that only serve to go on
 _STATE = ("optimizer", "scheduler", "scaler", "rng_state", "trainer_state", "training_args", "files.json", "README.md")
 

@@ -33,8 +33,7 @@ _CLONE = """    if not os.path.exists("/content/rrr"):
 _UPLOAD = """    if not os.path.exists("/content/rrr"):  # a zip of this repository, beside the notebook or uploaded now
         from google.colab import files as _files
 
-        _zip = (glob.glob("/content/*.zip") or list(_files.upload()))[0]
-        shutil.unpack_archive(_zip, "/content/kit")
+        shutil.unpack_archive((glob.glob("/content/*.zip") or list(_files.upload()))[0], "/content/kit")
         _top = glob.glob("/content/kit/**/pyproject.toml", recursive=True)[0]
         shutil.move(os.path.dirname(_top), "/content/rrr")"""
 _CELL = """{imports}

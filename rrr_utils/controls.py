@@ -3,6 +3,7 @@
 A control that the task has no text for, or that is not this policy's, is left out (`chosen`).
 """
 
+import contextlib
 from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,6 +12,7 @@ from rrr_utils import conversation, tasks
 from rrr_utils.settings import CONTROLS, Settings
 
 if TYPE_CHECKING:
+    from rrr_utils.bar import Progress
     from rrr_utils.engines import Sampler
     from rrr_utils.sampling import Completion
 
@@ -23,6 +25,11 @@ class Voice(NamedTuple):
     policy: str
     decoding: str
     seed: int  # of the block; every kind of text adds its own salt
+    progress: "Progress | None" = None
+
+    def trying(self, kind: str, items: int) -> contextlib.AbstractContextManager:
+        """A context for one kind of try of so many items."""
+        return self.progress.trying(kind, items) if self.progress else contextlib.nullcontext()
 
     def say(
         self,
@@ -41,6 +48,8 @@ class Voice(NamedTuple):
         if heat is None:
             heat = 0.0 if self.decoding == "greedy" else self.settings.temperature
         sampler, label = self.sampler(), f"{self.policy}, {self.decoding}: {what}"
+        if self.progress:
+            sampler.told = self.progress.texts
         base = self.policy == "vanilla" or (self.policy == "reflector" and not reflecting)
         said = sampler.sample(asked, 1, tokens, heat, 101 * self.seed + salt, label, begin, adapter=not base)
         return [own[0] for own in said]

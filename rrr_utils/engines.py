@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,6 +150,7 @@ class VLLMSampler:
         if adapter is not None and settings.lora_rank == 0:  # the folder holds a whole model
             settings, adapter = settings.model_copy(update={"model": str(adapter)}), None
         self.settings, self.adapter, self.progress = settings, adapter, progress
+        self.told: Callable[[int], None] | None = None  # as HFSampler's
         self.folder, (path, revision) = plain_checkpoint(settings), runs.model_path(settings)
         self.tokenizer, config = tokens.load(path, revision), AutoConfig.from_pretrained(path, revision=revision)
         try:
@@ -176,7 +177,9 @@ class VLLMSampler:
         seeds = [int(hashlib.sha256(f"{seed} {k}".encode()).hexdigest()[:15], 16) for k in range(len(ids))]
         asked = {"prompts": ids, "seeds": seeds, "adapter": adapter and self.adapter is not None, "how": how}
         results, tokens = [[] for _ in ids], 0
-        bar = tqdm(total=len(ids), desc=desc, unit="text", disable=not self.progress, leave=False)
+        bar = tqdm(
+            total=len(ids), desc=desc, unit="text", disable=not self.progress or self.told is not None, leave=False
+        )
         try:
             self._start(max(map(len, ids)) + max_tokens)
             for answer in itertools.islice(self._answers(asked), len(ids)):
@@ -185,6 +188,8 @@ class VLLMSampler:
                 tokens += sum(c.tokens for c in own)
                 bar.set_postfix(tokens=tokens, refresh=False)
                 bar.update()
+                if self.told:
+                    self.told(1)
         except BaseException:  # after an interrupt there are answers that nobody waits for
             self.close()
             raise

@@ -5,13 +5,21 @@ import os
 import traceback
 
 
-class PlainError(Exception):
+class _OneLine:
     """Shown as one line in a notebook, with its traceback if RRR_TRACEBACK is 1."""
 
     def _render_traceback_(self) -> list[str]:
         if os.environ.get("RRR_TRACEBACK") == "1":
             return traceback.format_exception(self)
         return [f"{type(self).__name__}: {self}"]
+
+
+class PlainError(_OneLine, Exception):
+    """What one line can tell."""
+
+
+class Stopped(_OneLine, KeyboardInterrupt):
+    """An interrupt (Ctrl-C, JupyterLab's stop button) while a stage ran."""
 
 
 class SettingsError(PlainError, ValueError):

@@ -10,12 +10,14 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from rrr_utils import backends, controls, conversation, forecast, gpus, machine, runs, samples, tasks
+from rrr_utils import backends, bar, controls, conversation, forecast, gpus, machine, runs, samples, tasks
+from rrr_utils.bar import Planned, Progress, Told
 from rrr_utils.controls import Voice
 from rrr_utils.errors import ResultsError
 from rrr_utils.files import append_jsonl, read_log, write_jsonl
@@ -28,24 +30,35 @@ if TYPE_CHECKING:
 BLOCK = 1024
 #: from so many items on, the embedded model's policies and decodings are shared out over the cores
 SEVERAL = 500
+#: in a process that generates: where its parent hears how far it is
+_HEARD: list = []
 
 
 def generate(settings: Settings) -> None:
     """Every try of the base model (`seed` none), or of a trained one under each policy, into `samples.jsonl`."""
-    if runs.done(settings, "evaluate"):
+    if runs.already(settings, "evaluate"):
         return
     rows = test_rows(settings)  # before the folder is begun: bad data leaves none
     with runs.begin(settings, "evaluate", machine.resolve) as (folder, settings):
         parts = [(name, decoding) for name in _policies(settings) for decoding in settings.decodings]
         _gather(folder, rows, parts)  # what an interrupted run has left
-        if (number := _processes(settings, len(rows), len(parts))) > 1:
-            _in_processes(settings, folder, rows, parts, number)
-        else:
-            _write(settings, folder, rows, parts, folder / "samples.jsonl")
+        with bar.whole(settings, folder, len(rows), parts) as (planned, told):
+            if (number := _processes(settings, len(rows), len(parts))) > 1:
+                _in_processes(settings, folder, rows, parts, number, planned, told)
+            else:
+                _write(settings, folder, rows, parts, folder / "samples.jsonl", planned, told)
         _gather(folder, rows, parts)
 
 
-def _write(settings: Settings, folder: Path, rows: list[dict], parts: list[tuple[str, str]], path: Path) -> None:
+def _write(
+    settings: Settings,
+    folder: Path,
+    rows: list[dict],
+    parts: list[tuple[str, str]],
+    path: Path,
+    planned: Planned,
+    told: Told | None = None,
+) -> None:
     """Append the missing lines of these policies and decodings to a file, a block of items at a time."""
     there = {samples.key(line) for one in {path, folder / "samples.jsonl"} for line in read_log(one)}
     older, vanilla = samples.older(settings, folder), samples.vanilla(settings)
@@ -56,10 +69,13 @@ def _write(settings: Settings, folder: Path, rows: list[dict], parts: list[tuple
             if all((name, decoding, row["id"]) in there for row in block):
                 continue
             given = [samples.given(name, decoding, row, older, vanilla) for row in block]
-            voice = Voice(settings, sampler, name, decoding, start)
+            progress = Progress(
+                f"{name}, {decoding}", planned.get((name, decoding), {}), told or _tell_parent, len(block)
+            )
+            voice = Voice(settings, sampler, name, decoding, start, progress)
             first = (name, decoding, start) == (_policies(settings)[0], settings.decodings[0], 0)
-            share = len(block) / len(rows) if first and not (there or older) else 0
-            with forecast.timed(settings, "evaluate", share):
+            begun = len(block) / len(rows) if first and not (there or older) else 0
+            with forecast.timed(settings, "evaluate", begun):
                 lines = tries(voice, block, given)
             append_jsonl(path, [line for line in lines if samples.key(line) not in there])
 
@@ -73,18 +89,34 @@ def _processes(settings: Settings, items: int, parts: int) -> int:
 
 
 def _in_processes(
-    settings: Settings, folder: Path, rows: list[dict], parts: list[tuple[str, str]], number: int
+    settings: Settings,
+    folder: Path,
+    rows: list[dict],
+    parts: list[tuple[str, str]],
+    number: int,
+    planned: Planned,
+    told: Told,
 ) -> None:
     """The same texts by several processes, each with a file of its own for a policy and decoding. Raises ResultsError
     where one was killed."""
     context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     context.set_forkserver_preload([backends.__name__, "rrr_utils.policy"])  # imported once, not by each of them
+    heard, over = context.SimpleQueue(), threading.Event()
+
+    def listen() -> None:
+        while not heard.empty() or not over.wait(0.2):
+            while not heard.empty():
+                told(*heard.get())
+
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
     try:
-        with ProcessPoolExecutor(number, context, _begin_process) as pool:
+        with ProcessPoolExecutor(number, context, _begin_process, (heard,)) as pool:
             try:
                 paths = [folder / f"samples-{'-'.join(part)}.part.jsonl" for part in parts]
                 each = zip(parts, paths, strict=True)
-                for written in [pool.submit(_write, settings, folder, rows, [part], path) for part, path in each]:
+                given = [(settings, folder, rows, [part], path, planned) for part, path in each]
+                for written in [pool.submit(_write, *one) for one in given]:
                     written.result()
             except KeyboardInterrupt:  # else the pool would wait for what it has begun
                 for child in multiprocessing.active_children():
@@ -92,11 +124,19 @@ def _in_processes(
                 raise
     except BrokenProcessPool:
         raise ResultsError("a process that generates was killed (out of memory?): the same command goes on") from None
+    finally:
+        over.set()
+        listener.join(2)  # no longer: a process that was killed may have left half of what it told
 
 
-def _begin_process() -> None:
+def _begin_process(heard: Any) -> None:
+    _HEARD.append(heard)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted, and ends this process
     backends.end_with_parent()
+
+
+def _tell_parent(seconds: float, what: str) -> None:
+    _HEARD[0].put((seconds, what))
 
 
 def _gather(folder: Path, rows: list[dict], parts: list[tuple[str, str]]) -> None:
@@ -156,7 +196,9 @@ def tries(voice: Voice, rows: list[dict], given: list[dict | None]) -> list[dict
     lines = [dict(line) if line else {"id": row["id"]} for row, line in zip(rows, given, strict=True)]
     new = [k for k, line in enumerate(lines) if "attempt" not in line]
     asked = [conversation.attempt(task, rows[k], s.chain_of_thought) for k in new]
-    for k, said in zip(new, voice.say(asked, "first try", s.attempt_tokens, 1), strict=True):
+    with voice.trying("first", len(asked)):
+        firsts = voice.say(asked, "first try", s.attempt_tokens, 1)
+    for k, said in zip(new, firsts, strict=True):
         row = rows[k]
         verdict = tasks.verify(task, said.text, row)._asdict()
         lines[k] |= {"cluster": row["cluster"], "row": row, "attempt": said.text, "attempt_tokens": said.tokens}
@@ -169,11 +211,12 @@ def tries(voice: Voice, rows: list[dict], given: list[dict | None]) -> list[dict
             line["second"].pop("always", None)
     for control in [name for name in wanted if name not in EVERY_ITEM]:
         if left := [line for line in failed if control not in line["second"]]:
-            controls.ADD[control](
-                voice, task, failed if control == "swapped" else left
-            )  # donors are of the whole block
+            with voice.trying(control, len(left)):  # donors are of the whole block
+                controls.ADD[control](voice, task, failed if control == "swapped" else left)
     for control in [name for name in wanted if name in EVERY_ITEM]:
-        controls.ADD[control](voice, task, [line for line in lines if control not in line["second"]])
+        left = [line for line in lines if control not in line["second"]]
+        with voice.trying(control, len(left)):
+            controls.ADD[control](voice, task, left)
     for line in lines:  # always in the same order, whatever was given
         line["second"] = {control: line["second"][control] for control in wanted if control in line["second"]}
     return lines

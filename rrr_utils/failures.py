@@ -32,7 +32,7 @@ def queries(settings: Settings) -> tuple[list[dict], list[dict]]:
 
 def sample(settings: Settings) -> None:
     """Sample attempts round by round into `attempts.jsonl` and `dev_attempts.jsonl`; nothing is sampled twice."""
-    if runs.done(settings, "failures"):
+    if runs.already(settings, "failures"):
         return
     train, dev = queries(settings)  # before the folder is begun: bad data leaves none
     with runs.begin(settings, "failures", machine.resolve) as (folder, settings):

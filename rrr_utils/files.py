@@ -96,6 +96,19 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return read_jsonl(path) if Path(path).exists() else []
 
 
+def last_line(path: Path, most: int = 2**16) -> dict[str, Any] | None:
+    """The last whole row of a log that may be growing, of at most so many bytes; None where there is none."""
+    if not path.exists():
+        return None
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - most))
+        lines = file.read().rpartition(b"\n")[0].rpartition(b"\n")[2]
+    try:
+        return json.loads(lines)
+    except ValueError:
+        return None
+
+
 def repair_jsonl(path: Path) -> None:
     """Cut off a last line that was not written whole."""
     if not path.exists() or not path.stat().st_size:

@@ -175,17 +175,31 @@ def _batch(s: Settings) -> int:
 
 
 def _evaluate(costs: Costs) -> dict[str, float]:
+    return {", ".join(part): sum(kinds.values()) for part, kinds in tries(costs).items()}
+
+
+def tries_of(settings: Settings) -> dict[tuple[str, str], dict[str, float]]:
+    """Seconds on this machine of each kind of try, by policy and decoding, as `tries` has them; empty where that cannot
+    be told."""
+    with contextlib.suppress(Exception):  # whatever it is, a forecast ends no run
+        return tries(_costs(settings, "evaluate"))
+    return {}
+
+
+def tries(costs: Costs) -> dict[tuple[str, str], dict[str, float]]:
+    """Seconds of the first tries (`first`) and of each control, by policy and decoding."""
     s, found = costs.settings, {}
     failed, right = s.test_items * (1 - RIGHT), s.test_items * RIGHT
-    tries = min(s.fresh_tries, 1 + s.reflection_tokens / s.attempt_tokens)  # for the tokens of the own second try
+    fresh = min(s.fresh_tries, 1 + s.reflection_tokens / s.attempt_tokens)  # for the tokens of the own second try
     retried = {"own": failed, "forced": failed, "always": right, "outright": s.test_items}
     seconds = {name: costs.say("reflection", n) + costs.say("retry", n) for name, n in retried.items()}
-    seconds["fresh"] = tries * costs.say("first", failed)
+    seconds["fresh"] = fresh * costs.say("first", failed)
     for policy in ("vanilla",) if s.seed is None else s.policies:
         taken = ("blind", "generic") if policy == "reflector" else ()  # with its first tries, from the base model
-        second = sum(seconds.get(name, costs.say("retry", failed)) for name in controls.chosen(s) if name not in taken)
-        for decoding in s.decodings:
-            found[f"{policy}, {decoding}"] = second + (0 if taken else costs.say("first", s.test_items))
+        kinds = {} if taken else {"first": costs.say("first", s.test_items)}
+        for name in [name for name in controls.chosen(s) if name not in taken]:
+            kinds[name] = seconds.get(name, costs.say("retry", failed))
+        found |= {(policy, decoding): kinds for decoding in s.decodings}
     return found
 
 

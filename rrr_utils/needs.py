@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 from rrr_utils import backup, gpus, grid, machine, runs, tasks
-from rrr_utils.errors import PLAIN, ResultsError, SettingsError
+from rrr_utils.errors import PLAIN, ResultsError, SettingsError, Stopped
 from rrr_utils.settings import ROOT, Settings, load
 
 
@@ -115,7 +115,11 @@ def ensure(settings: Settings, stage: str) -> None:
         words, last = [sys.executable, *shlex.split(line)[1:]], ""
         how = {"cwd": ROOT, "env": {**os.environ, "RRR_PLAIN_LOG": "1"}, "text": True}
         with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **how) as process:
-            for last in process.stdout:
-                print(last, end="", flush=True)
+            try:
+                for last in process.stdout:
+                    print(last, end="", flush=True)
+            except KeyboardInterrupt:  # it was interrupted too, and saves
+                process.wait()
+                raise Stopped(f"{name}, which {stage} reads, is not finished: run it again to go on") from None
         if process.returncode:
             raise ResultsError(f"{name}, which {stage} reads, could not be made: {last.strip() or line}")

@@ -32,6 +32,7 @@ class RetryReward:
         self.settings, self.task, self.log = settings, tasks.get(settings.task), log
         self.trainer: GRPOTrainer | None = None
         self.generated_tokens = 0  # of reflections and retries of all processes, since the start
+        self.scored: list[dict] = []  # this process's texts of the last scoring
         self.called = (-1, -1)  # the step, and which call in it, from 0: a step may generate in several parts
 
     def __call__(
@@ -90,6 +91,8 @@ class RetryReward:
             again = [conversation.retry(task, *pair, own[0].text, s.chain_of_thought) for pair, own in told]
             answers = self.generate(again, 1, s.attempt_tokens, temperature, 1, base=base)
         right = [self.right(own[0].text, one["row"]) for own, one in zip(answers, dev, strict=True)]
+        texts = [{"reflection": own[0].text, "retry": last[0].text} for own, last in zip(said, answers, strict=True)]
+        self.scored = [{**one, **text, "right": ok} for one, text, ok in zip(dev, texts, right, strict=True)]
         scored = gather_object([(ok, own[0].tokens) for ok, own in zip(right, said, strict=True)])
         return tuple(sum(column) / len(scored) for column in zip(*scored, strict=True))
 

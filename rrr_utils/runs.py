@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from filelock import FileLock, Timeout
 
 from rrr_utils import backup, grid, models, tasks
-from rrr_utils.errors import PLAIN, ResultsError
+from rrr_utils.errors import PLAIN, ResultsError, Stopped
 from rrr_utils.files import file_hash, no_space, read_json, write_json
 from rrr_utils.identity import (  # noqa: F401
     NOTEBOOKS, STAGES, VERSIONS, home, identity, identity_hash, model_name, model_path, offline, profile_name, root,
@@ -64,7 +64,10 @@ def begin(settings: Settings, stage: str, resolve: Callable | None = None) -> It
         then = begun.get("wished", kept)
         for name in [name for name, wish in wished.items() if wish not in (then.get(name, wish), kept[name])]:
             print(f"{folder.name} goes on with {name} {kept[name]}, as it was begun, not {wished[name]}", flush=True)
-        yield folder, settings.model_copy(update=kept)
+        try:
+            yield folder, settings.model_copy(update=kept)
+        except KeyboardInterrupt as error:
+            raise Stopped(str(error) or "what was computed stays: run it again to go on") from None
 
 
 @contextlib.contextmanager
@@ -124,6 +127,13 @@ def done(settings: Settings, stage: str) -> dict[str, Any] | None:
     if result is None or (stage == "tables" and result["identity"] != tables_identity(settings)):
         return None
     return result
+
+
+def already(settings: Settings, stage: str) -> bool:
+    """Whether the stage is done, which is then said."""
+    if there := done(settings, stage) is not None:
+        print(f"already done: {stage_dir(settings, stage)}", flush=True)
+    return there
 
 
 def whole(folder: Path) -> dict[str, Any] | None:

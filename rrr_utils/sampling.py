@@ -1,6 +1,7 @@
 """Sampling from a policy: many conversations at a time, sorted by length, the prefill shared between samples of one."""
 
 import contextlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -27,6 +28,7 @@ class HFSampler:
     def __init__(self, policy: Policy, batch: int = 64, progress: bool = True):
         self.policy, self.batch, self.progress = policy, batch, progress
         in_parts = policy.model.device.type == "cuda" and not hasattr(policy.model, "for_training")  # Unsloth cannot
+        self.told: Callable[[int], None] | None = None  # hears of every few texts that are done, instead of a bar
         self.prefill_tokens = fit.PREFILL_TOKENS if in_parts else None
 
     def sample(
@@ -50,7 +52,9 @@ class HFSampler:
         ids = prompt_ids(self.policy.tokenizer, conversations, begin)
         order = sorted(range(len(ids)), key=lambda k: -len(ids[k]))  # longest first: memory runs out at once or never
         results: list[list[Completion]] = [[] for _ in ids]
-        bar = tqdm(total=len(ids), desc=desc, unit="text", disable=not self.progress, leave=False)
+        bar = tqdm(
+            total=len(ids), desc=desc, unit="text", disable=not self.progress or self.told is not None, leave=False
+        )
         place = 0
         devices = [self.policy.model.device] if self.policy.model.device.type == "cuda" else []
         speaker = contextlib.nullcontext() if adapter else self.policy.adapter_off()
@@ -78,6 +82,8 @@ class HFSampler:
                 done = len(chunk) if len(results[chunk[0]]) == n else 0
                 place += done
                 bar.update(done)
+                if self.told:
+                    self.told(done)
         bar.close()
         return results
 

@@ -32,6 +32,9 @@ from rrr_utils.policy import exact_4bit, trainable_to_float32
 from rrr_utils.reward import RetryReward
 from rrr_utils.settings import Settings
 
+#: dev failures whose greedy texts are kept at every scoring
+SHOWN = 32
+
 
 def grpo_config(settings: Settings, directory: Path) -> GRPOConfig:
     """Every field that matters, with its value: Unsloth replaces defaults of GRPOConfig."""
@@ -179,8 +182,8 @@ class Record(TrainerCallback):
 
     def score(self, step: int) -> None:
         """Scores dev, greedily and sampled; a checkpoint with a better mean of the two than ever is kept."""
-        heats = {"greedy": 0.0, "sampled": self.settings.temperature}
-        scored = {name: self.reward.score(self.dev, heat) for name, heat in heats.items()}
+        scored, texts = {"greedy": self.reward.score(self.dev, 0.0)}, self.reward.scored[:SHOWN]
+        scored["sampled"] = self.reward.score(self.dev, self.settings.temperature)
         if not self.reward.trainer.accelerator.is_main_process:
             return
         mean = sum(rate for rate, _ in scored.values()) / len(scored)
@@ -190,6 +193,7 @@ class Record(TrainerCallback):
             checkpoints.keep(self.directory, 0)
         line = {"step": step, "score": mean, **{name: rate for name, (rate, _) in scored.items()}}
         line |= {"n": len(self.dev), "completion_tokens": scored["sampled"][1], "best": better}
+        append_jsonl(self.directory / "dev_texts.jsonl", [{"step": step, **one} for one in texts])
         append_jsonl(self.directory / "dev.jsonl", [line])
 
 
@@ -199,12 +203,13 @@ def train(settings: Settings) -> None:
     An interrupt (Ctrl-C, JupyterLab's stop button) ends after the current step and saves; the same call goes on. Raises
     ResultsError where there are no failures, SettingsError where there are fewer than a step needs.
     """
-    if runs.done(settings, "train"):
+    if runs.already(settings, "train"):
         return
     with runs.begin(settings, "train", machine.resolve) as (directory, settings):
         settings.check_failures(len(examples(settings)[0]))
         checkpoints.go_back(directory)
         if checkpoints.finished(directory, settings.steps):
+            print(f"already trained: {directory}", flush=True)
             return
         if why := backends.refusal(settings):
             raise SettingsError(f"{why} (make runs DELETE={directory.name} begins the run anew)")

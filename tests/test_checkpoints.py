@@ -13,6 +13,7 @@ def made(directory, rates: dict[int, float], kept: int = 2):
         for done in range(max(1, step - 1), step + 1):
             files.append_jsonl(directory / "training.jsonl", [{"step": done}])
             files.append_jsonl(directory / "reflections.jsonl", [{"step": done, "reflection": "r"}])
+        files.append_jsonl(directory / "dev_texts.jsonl", [{"step": step, "retry": "r"}])
         files.append_jsonl(directory / "dev.jsonl", [{"step": step, "score": rate}])
         folder = checkpoints.folder_of(directory, step)
         folder.mkdir(parents=True)
@@ -59,7 +60,8 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_is_taken(tmp_pa
     assert (
         tmp_path / "checkpoints/damaged-checkpoint-6"
     ).is_dir() and "cannot be gone on from" in capsys.readouterr().out
-    assert [steps(tmp_path, name) for name in checkpoints.LOGS] == [[1, 2, 3, 4], [2, 4], [1, 2, 3, 4]]
+    assert checkpoints.LOGS == ("training", "dev", "dev_texts", "reflections")
+    assert [steps(tmp_path, name) for name in checkpoints.LOGS] == [[1, 2, 3, 4], [2, 4], [2, 4], [1, 2, 3, 4]]
     assert adapter(tmp_path).endswith("of step 4"), "the adapter is no newer than dev.jsonl"
 
 

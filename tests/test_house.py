@@ -16,8 +16,8 @@ from rrr_utils.settings import ROOT
 #: the rooms from the ground up: a module imports from its own floor or from below
 FLOORS = (
     "errors gpus", "profiles", "settings", "grid", "files provenance models", "tasks", "conversation", "identity tokens", "backup", "runs",
-    "checkpoints samples nf4 decoding", "policy", "sampling fit", "engines backends controls reward", "machine", "forecast", "plan", "progress",
-    "failures training evaluation report", "needs", "kernel launch colab", "miniature",
+    "checkpoints samples nf4 decoding", "policy", "sampling fit", "engines backends controls reward", "machine", "forecast", "plan bar", "progress",
+    "failures training evaluation report live", "needs", "kernel launch colab", "miniature",
 )  # fmt: skip
 CORE = ("settings", "conversation", "policy", "sampling", "failures", "training", "controls", "evaluation")
 SOURCES = {
@@ -80,9 +80,9 @@ def test_things_are_short():
             if isinstance(node, ast.FunctionDef):
                 assert node.end_lineno - node.lineno < 60, f"{path}: {node.name}"
     # 7,469 before real models (backends, engines, sizes, forecasts, Colab), 9,131 before grids, plans, claims, processes,
-    # 10,431 before the second miniature (rows, corpus, words, checks)
-    assert total <= 11_500
-    assert sum(len(SOURCES[f"rrr_utils.{name}"].read_text().splitlines()) for name in CORE) <= 1_450
+    # 10,431 before the second miniature (rows, corpus, words, checks), 11,459 before what notebooks show while they run
+    assert total <= 12_000
+    assert sum(len(SOURCES[f"rrr_utils.{name}"].read_text().splitlines()) for name in CORE) <= 1_500
 
 
 CHOSEN = """torch 2.13.0, trl 1.14.2, transformers 5.17.0, datasets 4.8.5, peft 0.21.2, accelerate 1.15.0, bitsandbytes 0.50.2,
