@@ -91,9 +91,10 @@ def _newest(path: Path) -> str:
     told = [("attempt", line["attempt"])]
     if "reflection" in line:
         told += [("reflection", line["reflection"]), ("retry", line["retry"])]
-    rows = "".join(f"<tr><td>{name}</td><td>{html.escape(text)}</td></tr>" for name, text in told)
+    cell = '<td style="text-align:left">{}</td>'
+    rows = "".join(f"<tr>{cell.format(name)}{cell.format(html.escape(text))}</tr>" for name, text in told)
     heading = f"The newest sample, of step {line['step']} ({verdict}):"
-    return f'<div style="max-width:{WIDTH}px">{heading}<table style="text-align:left">{rows}</table></div>'
+    return f'<div style="max-width:{WIDTH}px">{heading}<table>{rows}</table></div>'
 
 
 def mixed_group(lines: list[dict]) -> list[dict]:

@@ -113,11 +113,15 @@ def ensure(settings: Settings, stage: str) -> None:
         said = f"{stage} reads the result of {name}, which is not there yet. Making it{_minutes(one, name)}:"
         print(f"{said} {line}", flush=True)
         words, last = [sys.executable, *shlex.split(line)[1:]], ""
-        how = {"cwd": ROOT, "env": {**os.environ, "RRR_PLAIN_LOG": "1"}, "text": True}
+        env = {**os.environ, "RRR_PLAIN_LOG": "1", "TQDM_MININTERVAL": "2"}
+        how = {"cwd": ROOT, "env": env, "text": True}
         with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **how) as process:
             try:
-                for last in process.stdout:
-                    print(last, end="", flush=True)
+                wide = 0
+                for last in process.stdout:  # a bar stays in its line, and what comes next covers it
+                    bar = "%|" in last
+                    print(f"{last.rstrip():<{wide}}", end="\r" if bar else "\n", flush=True)
+                    wide = len(last) if bar else 0
             except KeyboardInterrupt:  # it was interrupted too, and saves
                 process.wait()
                 raise Stopped(f"{name}, which {stage} reads, is not finished: run it again to go on") from None
