@@ -238,7 +238,8 @@ def show(settings: Settings, row: dict) -> str:
     after = []
     if settings.seed is not None:
         known = {**before, "second": {}}
-        after = [("trained", *tries(Voice(settings, sampler, "reflector", "greedy", 0), [row], [known]))]
+        [line] = tries(Voice(settings, sampler, "reflector", "greedy", 0), [row], [known])
+        after = [("after training (the adapter on while reflecting)", line)]
     for name, line in [("base model", before), *after]:
         own, mark = line["second"]["own"], _mark(line["second"]["own"]["verdict"])
         lines += ["", name, f"reflection   {own['reflection']}", f"retry        {own['retry']}   {mark}"]

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from rrr_utils import engines, fit, forecast, gpus, grid, models, runs, tasks
-from rrr_utils.errors import PLAIN, SettingsError, nearest
+from rrr_utils.errors import PLAIN, SettingsError
 from rrr_utils.settings import Settings, load
 from rrr_utils.tasks import sources
 
@@ -28,8 +28,8 @@ def card_of(name: str | None = None) -> gpus.Card:
     if not name and (here := gpus.card()):
         return here
     known = {key.lower(): key for key in forecast.cards() if key != "CPU"}
-    if (key := known.get((name or USUAL).lower())) is None:
-        raise SettingsError(f"card: data/cards.yaml has no line '{name}'{nearest(str(name), list(known.values()))}")
+    if (key := known.get((name or USUAL).lower()) or forecast.line_of(name or USUAL)) is None:
+        raise SettingsError(f"card: data/cards.yaml has no line '{name}'; known: {', '.join(known.values())}")
     line = forecast.cards()[key]
     return gpus.Card(key, line["gib"] * GIB, line["capability"])
 
@@ -131,7 +131,7 @@ def report(settings: Settings, name: str | None = None, each: bool = False) -> s
     rows = rows_on(settings, card)
     frame, without = jobs(rows, card)
     place = "CPU" if all(_place(row, card)[0] == "CPU" for row in rows) else card.name
-    guess = "" if name or gpus.card() or place == "CPU" else " (assumed, since no GPU is here: --card names another)"
+    guess = "" if name or gpus.card() or place == "CPU" else " (assumed, since no GPU is here: CARD=... names another)"
     lines = [
         f"Plan of profile {runs.profile_name(settings)}, {len(rows)} row{'s' * (len(rows) > 1)}, on one {place}{guess}"
     ]

@@ -279,7 +279,7 @@ def test_a_problem_of_ones_own_is_shown_before_and_after(home):
     settings, _ = of(home, "evaluate")
     text = evaluation.show(settings, {"id": "y", "cluster": "y", "nums": [3, 7, 12], "target": 43})
     assert "attempt" in text and (
-        "nothing to reflect on" in text or ("base model" in text and "trained" in text and "retry" in text)
+        "nothing to reflect on" in text or ("base model" in text and "after training" in text and "retry" in text)
     )
     for odd in ({"nums": [3, 7, 12], "target": 47}, {"nums": ["x"], "target": 1}, {"target": 3}):
         assert evaluation.show(settings, {"id": "y", "cluster": "y", **odd}).startswith(

@@ -44,8 +44,8 @@ def test_nothing_wrong_is_said_plainly_with_the_measures():
     said = found(settings.load("tiny"), *logs([MIXED, MIXED, WRONG]))
     assert "first and last quarter of 16 steps: 0.25, 0.49; it rose." in said
     assert "groups without spread      33% (all wrong 33%, all right 0%)" in said
-    assert "truncated reflections      2%" in said and "KL from the base model     0.0100 a token" in said
-    assert "retries without an answer  0% (errors: missed_target 67%)" in said
+    assert "truncated reflections      2%" in said and "KL from the base model     0.0100 nats a token" in said
+    assert "retries without an answer  0%\nerrors, of all retries     missed_target 67%\n" in said
     assert "failures never solved      25%" in said
     assert said.endswith("Nothing here keeps the reward from rising.") and "- " not in said.splitlines()[-1]
 

@@ -17,6 +17,7 @@ from rrr_utils.settings import DATA, Settings
 
 #: layers, hidden, MLP, heads, key-value heads, vocabulary, tied output, head size: of the models' own config.json
 SHAPES = {
+    "Qwen/Qwen2.5-0.5B-Instruct": ("Qwen2", 24, 896, 4864, 14, 2, 151936, True, 64),
     "Qwen/Qwen2-1.5B-Instruct": ("Qwen2", 28, 1536, 8960, 12, 2, 151936, True, 128),
     "Qwen/Qwen2-7B-Instruct": ("Qwen2", 28, 3584, 18944, 28, 4, 152064, False, 128),
     "Qwen/Qwen2-72B-Instruct": ("Qwen2", 80, 8192, 29568, 64, 8, 152064, False, 128),

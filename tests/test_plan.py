@@ -128,9 +128,10 @@ def test_the_least_is_less_and_a_faster_card_takes_less(grid):
         assert (frame["smallest"] <= frame["memory"]).all() and frame["memory"].max() < forecast.cards()[card]["gib"]
         hours[card] = frame["hours"].sum()
     assert sorted(hours, key=hours.get, reverse=True) == [*hours]
+    assert plan.card_of("RTX 4090") == plan.card_of("4090")
     assert {row.dtype for row in plan.rows_on(grid(), plan.card_of("T4"))} == {"float16"}
     assert {row.dtype for row in plan.rows_on(grid(), plan.card_of("h200"))} == {"bfloat16"}
-    with pytest.raises(SettingsError, match=r"no line 'H10'; did you mean 'H100'\?"):
+    with pytest.raises(SettingsError, match="no line 'H10'; known: T4, .*H100"):
         plan.card_of("H10")
 
 
@@ -140,7 +141,7 @@ def test_what_a_card_cannot_hold_says_which_could(grid):
     said = plan.report(grid(), "L4").splitlines()
     assert said[0].startswith("Plan of profile grid, 4 rows, on one L4: seeds 0, 1, 13 runs")
     [large] = [line for line in said if "72B" in line]
-    assert large.endswith("no: H100 PCIe") and " - " in large  # 41 GiB of weights in 4 bits
+    assert large.endswith("no: A100 80GB") and " - " in large  # 41 GiB of weights in 4 bits
     [sums] = [line for line in said if line.startswith("sum of yes")]
     assert sums.split()[3] == "12" and [line for line in said if line.startswith("of it gated")][0].split()[3] == "6"
     whole = plan.report(grid(lora_rank=0, rows="countdown:Llama-3.2"), "H100")

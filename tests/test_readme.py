@@ -132,6 +132,7 @@ def place(tmp_path):
     model = AutoModelForCausalLM.from_pretrained(ROOT / "data/embedded/countdown")
     adapter = tmp_path / "results/runs/countdown/embedded/train-seed0-0123abcd/adapter"
     get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")).save_pretrained(adapter)
+    adapter.with_name("result.json").touch()  # of a training that is done
     return tmp_path
 
 

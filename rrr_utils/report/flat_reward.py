@@ -69,8 +69,9 @@ def in_words(settings: Settings, training: list[dict], m: dict[str, float]) -> s
     shown = {
         "groups without spread": f"{m['spread']:.0%} (all wrong {m['all wrong']:.0%}, all right {m['all right']:.0%})",
         f"truncated {text}": f"{m['cut']:.0%}",
-        f"{retry} without an answer": f"{m['unread']:.0%} (errors: {', '.join(errors[:4]) or 'none'})",
-        "KL from the base model": f"{m['kl']:.4f} a token" if settings.beta else "not measured, beta is 0",
+        f"{retry} without an answer": f"{m['unread']:.0%}",
+        f"errors, of all {retry}": ", ".join(errors[:4]) or "none",
+        "KL from the base model": f"{m['kl']:.4f} nats a token" if settings.beta else "not measured, beta is 0",
     }
     if settings.objective == "reflection":
         shown["failures never solved"] = f"{m['never solved']:.0%}"

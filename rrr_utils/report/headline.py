@@ -32,6 +32,22 @@ def table(row: Row, more: pd.DataFrame | None = None) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["second try, % right", *row.settings.decodings]).fillna("")
 
 
+def beside(row: Row) -> str:
+    """What the four rows do not show, in a line: first tries, and the trained model's second without a reflection."""
+    mean = row.averaged.set_index(["policy", "attempt", "control", "decoding"])["accuracy"]
+    tries = {
+        "First try, base model": ("vanilla", "first", ""),
+        "first try, trained": ("trained", "first", ""),
+        "second try, trained, without a reflection (blind)": ("trained", "second", "blind"),
+    }
+    said = []
+    for name, one in tries.items():
+        values = [(how, mean.get((*one, how))) for how in row.settings.decodings]
+        found = [f"{value:.1%} {how}".replace("%", "") for how, value in values if value is not None]
+        said += [f"{name}: {', '.join(found)}"] if found else []
+    return "; ".join(said) + "." if said else ""
+
+
 def ablated(folder: Path) -> pd.DataFrame | None:
     """The controls that `make ablations` ran of a profile's first row; None where it did not."""
     path = folder / "ablations" / "controls.csv"

@@ -118,7 +118,7 @@ def result(rows: list[tables.Row], target: Path) -> str:
         seeds = sum(one.seed is not None for one in row.evaluated)
         how = f"{row.size}; " + (f"mean of {seeds} trainings" if seeds > 1 else "one training")
         frame = headline.table(row, headline.ablated(target) if row is rows[0] else None)
-        parts += [f"**{row.name}** ({how}) [95% interval]", markdown(frame)]
+        parts += [f"**{row.name}** ({how}) [95% interval]", markdown(frame), headline.beside(row)]
     return "\n\n".join(parts)
 
 
@@ -171,10 +171,11 @@ def examples(row: tables.Row, count: int = 3) -> str:
     found = failed.index[failed["new"] == 1]
     lines = {(x["id"], x["policy"], x["seed"]): x for x in row.samples if x["decoding"] == row.decoding}
     picked = sorted(found, key=lambda item: hashlib.sha256(item.encode()).hexdigest())[:count]
+    shown = "Shown is the first" if len(picked) == 1 else f"Shown are the first {len(picked)}"
     parts = [
         f"{row.name}, {row.decoding}: of {len(failed)} test problems that the base model failed in both tries, "
         f"`{policy}` (seed {seed}) got {len(found)} right on the second; of those that the base model got right on the "
-        f"second try it lost {lost}. Shown are the first {len(picked)} of the {len(found)} by the sha256 of their id."
+        f"second try it lost {lost}. {shown} of the {len(found)} by the sha256 of their id."
     ]
     for before, after in [(lines[item, "vanilla", None], lines[item, policy, seed]) for item in picked]:
         texts = {
