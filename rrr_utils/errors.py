@@ -1,8 +1,10 @@
 """Errors whose one line says what is wrong, where, and what to do; notebooks show that line and no traceback."""
 
+import contextlib
 import difflib
 import os
 import traceback
+from collections.abc import Iterator
 
 
 class _OneLine:
@@ -32,6 +34,15 @@ class DataError(PlainError, ValueError):
 
 class ResultsError(PlainError, ValueError):
     """A result that cannot be written, read or combined."""
+
+
+@contextlib.contextmanager
+def one_line_stop(text: str = "what was computed stays: run it again to go on") -> Iterator[None]:
+    """Turns an interrupt into `Stopped`, with its own text if it has one. Also a decorator."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise Stopped(str(error) or text) from None
 
 
 #: what the command lines turn into one line on stderr

@@ -36,15 +36,15 @@ def beside(row: Row) -> str:
     """What the four rows do not show, in a line: first tries, and the trained model's second without a reflection."""
     mean = row.averaged.set_index(["policy", "attempt", "control", "decoding"])["accuracy"]
     tries = {
-        "First try, base model": ("vanilla", "first", ""),
-        "first try, trained": ("trained", "first", ""),
-        "second try, trained, without a reflection (blind)": ("trained", "second", "blind"),
+        "First try: base model": ("vanilla", "first", ""),
+        "trained": ("trained", "first", ""),
+        "trained, second try without a reflection (blind)": ("trained", "second", "blind"),
     }
     said = []
     for name, one in tries.items():
         values = [(how, mean.get((*one, how))) for how in row.settings.decodings]
         found = [f"{value:.1%} {how}".replace("%", "") for how, value in values if value is not None]
-        said += [f"{name}: {', '.join(found)}"] if found else []
+        said += [f"{name} {', '.join(found)}"] if found else []
     return "; ".join(said) + "." if said else ""
 
 
