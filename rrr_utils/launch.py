@@ -129,6 +129,7 @@ def run(notebook: Path, stage: str, parameters: dict[str, Any], settings: Settin
         with runs.hold(folder, ".launch.lock", f"{prefix}another process runs this stage: waiting for it"):
             if found := runs.done(settings, stage):
                 return _report(settings, stage, found)
+            sys.modules.setdefault("rfc3987_syntax", None)  # takes seconds, and jsonschema can do without
             from rrr_utils import kernel  # papermill: only when something is to run
 
             with runs.hold(folder):  # by now nobody works in the folder: no JupyterLab, no kernel of a killed launcher
