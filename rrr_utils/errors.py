@@ -3,8 +3,10 @@
 import contextlib
 import difflib
 import os
+import sys
 import traceback
 from collections.abc import Iterator
+from typing import Any
 
 
 class _OneLine:
@@ -43,6 +45,19 @@ def one_line_stop(text: str = "what was computed stays: run it again to go on") 
         yield
     except KeyboardInterrupt as error:
         raise Stopped(str(error) or text) from None
+
+
+def stops_in_one_line() -> None:
+    """From now on a notebook shows any interrupted cell as one line, not only those that `one_line_stop` covers."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is None or os.environ.get("RRR_TRACEBACK") == "1":
+        return
+
+    def show(self: Any, kind: type, error: BaseException, traceback: Any, tb_offset: int | None = None) -> None:
+        line = f"{kind.__name__}: {error}" if str(error) else "Stopped: run the cell again to go on"
+        self._showtraceback(kind, error, [line])  # as all errors are shown; there is no public way to one line
+
+    shell.set_custom_exc((KeyboardInterrupt,), show)
 
 
 #: what the command lines turn into one line on stderr

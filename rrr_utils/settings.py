@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from rrr_utils import gpus
-from rrr_utils.errors import SettingsError, nearest
+from rrr_utils.errors import SettingsError, nearest, stops_in_one_line
 from rrr_utils.profiles import DATA, ROOT, local, path_of, profiles, read_yaml, with_row  # noqa: F401
 
 #: who is evaluated: the base model; with the adapter everywhere (the paper's); with the adapter only while reflecting
@@ -247,6 +247,7 @@ def from_notebook(variables: dict[str, Any]) -> Settings:
     Any other plain variable must be a setting's name. None for task, model or results_dir leaves the profile's own. If
     the cell runs again, variables of later cells count only if they look like a misspelt setting. Raises SettingsError.
     """
+    stops_in_one_line()
     kinds = str | int | float | bool | list | tuple | dict | None
     given = {
         k: v for k, v in variables.items() if not k.startswith("_") and k not in ("In", "Out") and isinstance(v, kinds)

@@ -10,7 +10,7 @@ import pytest
 from IPython.testing.globalipapp import get_ipython
 from small import interrupted_at, small
 
-from rrr_utils import files, live, runs, tokens, training
+from rrr_utils import errors, files, live, runs, tokens, training
 from rrr_utils.errors import Stopped
 
 
@@ -111,6 +111,22 @@ def test_a_stop_is_one_line(trained, monkeypatch):
         raise KeyboardInterrupt
     [line] = stopped.value._render_traceback_()
     assert line == "Stopped: what was computed stays: run it again to go on"
+
+
+def test_any_interrupted_cell_is_one_line(capsys):
+    shell = get_ipython()
+    before = shell.custom_exceptions
+    try:
+        errors.stops_in_one_line()
+        for code, line in (
+            ("raise KeyboardInterrupt", "Stopped: run the cell again to go on"),
+            ("from rrr_utils.errors import Stopped; raise Stopped('saved at step 3')", "Stopped: saved at step 3"),
+        ):
+            capsys.readouterr()
+            assert not shell.run_cell(code).success
+            assert [*capsys.readouterr().out.strip().splitlines()] == [line]
+    finally:
+        shell.custom_exceptions = before
 
 
 def test_the_last_whole_line_of_a_growing_log(tmp_path):

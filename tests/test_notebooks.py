@@ -22,7 +22,7 @@ def test_form(path):
     book = nbformat.read(path, as_version=4)
     nbformat.validate(book)
     code = [cell for cell in book.cells if cell.cell_type == "code"]
-    assert max(len(cell.source.splitlines()) for cell in code) <= 20
+    assert max(len(cell.source.splitlines()) for cell in code) <= 20 and len(code) < len(book.cells) - len(code)
     assert [k for k, cell in enumerate(code) if "parameters" in cell.metadata.get("tags", [])] == [0]
     assert set(settings.PARAMETERS) <= set(launch.parameters_of(path))
     assert book.cells[0].cell_type == "markdown" and book.cells[0].source.startswith("# ")
