@@ -7,7 +7,7 @@ import re
 import xml.etree.ElementTree as xml
 
 import pytest
-from IPython.testing.globalipapp import get_ipython
+from IPython.core.interactiveshell import InteractiveShell
 from small import interrupted_at, small
 
 from rrr_utils import errors, files, live, runs, tokens, training
@@ -90,7 +90,7 @@ def test_a_notebook_s_view_follows_the_logs_and_what_is_done_says_so(trained, mo
         def update(self, page):
             shown.append(page.data)
 
-    monkeypatch.setattr(live, "get_ipython", get_ipython)
+    monkeypatch.setattr(live, "get_ipython", object)
     monkeypatch.setattr(live, "display", lambda page, display_id: Handle())
     with live.watched(trained, every=0.01):
         training.train(trained)
@@ -114,8 +114,7 @@ def test_a_stop_is_one_line(trained, monkeypatch):
 
 
 def test_any_interrupted_cell_is_one_line(capsys):
-    shell = get_ipython()
-    before = shell.custom_exceptions
+    shell = InteractiveShell.instance()
     try:
         errors.stops_in_one_line()
         for code, line in (
@@ -126,7 +125,7 @@ def test_any_interrupted_cell_is_one_line(capsys):
             assert not shell.run_cell(code).success
             assert [*capsys.readouterr().out.strip().splitlines()] == [line]
     finally:
-        shell.custom_exceptions = before
+        InteractiveShell.clear_instance()
 
 
 def test_the_last_whole_line_of_a_growing_log(tmp_path):
