@@ -1,29 +1,19 @@
 """Errors whose one line says what is wrong, where, and what to do; notebooks show that line and no traceback."""
 
-import contextlib
 import difflib
 import os
 import sys
 import traceback
-from collections.abc import Iterator
 from typing import Any
 
 
-class _OneLine:
+class PlainError(Exception):
     """Shown as one line in a notebook, with its traceback if RRR_TRACEBACK is 1."""
 
     def _render_traceback_(self) -> list[str]:
         if os.environ.get("RRR_TRACEBACK") == "1":
             return traceback.format_exception(self)
         return [f"{type(self).__name__}: {self}"]
-
-
-class PlainError(_OneLine, Exception):
-    """What one line can tell."""
-
-
-class Stopped(_OneLine, KeyboardInterrupt):
-    """An interrupt (Ctrl-C, JupyterLab's stop button) while a stage ran."""
 
 
 class SettingsError(PlainError, ValueError):
@@ -38,23 +28,14 @@ class ResultsError(PlainError, ValueError):
     """A result that cannot be written, read or combined."""
 
 
-@contextlib.contextmanager
-def one_line_stop(text: str = "what was computed stays: run it again to go on") -> Iterator[None]:
-    """Turns an interrupt into `Stopped`, with its own text if it has one. Also a decorator."""
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        raise Stopped(str(error) or text) from None
-
-
 def stops_in_one_line() -> None:
-    """From now on a notebook shows any interrupted cell as one line, not only those that `one_line_stop` covers."""
+    """From now on a notebook shows an interrupted cell (JupyterLab's stop button) as one line."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is None or os.environ.get("RRR_TRACEBACK") == "1":
         return
 
     def show(self: Any, kind: type, error: BaseException, traceback: Any, tb_offset: int | None = None) -> None:
-        line = f"{kind.__name__}: {error}" if str(error) else "Stopped: run the cell again to go on"
+        line = f"Stopped: {error}" if str(error) else "Stopped: what was computed stays, run it again to go on"
         self._showtraceback(kind, error, [line])  # as all errors are shown; there is no public way to one line
 
     shell.set_custom_exc((KeyboardInterrupt,), show)

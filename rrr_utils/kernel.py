@@ -20,8 +20,6 @@ import psutil
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
-from rrr_utils.errors import Stopped
-
 #: a cluster that ends a job sends SIGTERM to all its processes: a kernel leaves that to its launcher, which interrupts
 #: the cell; children end as ever. tqdm.auto is imported before there is a shell: its bars are then text, not widgets
 _START = """
@@ -146,8 +144,7 @@ def execute(
             _end(Kernel.process)
         for log in logs:
             log.close()
-    stopped = failure and (asked or failure.error == Stopped.__name__)
-    return failure._replace(error="KeyboardInterrupt") if stopped else failure
+    return failure._replace(error="KeyboardInterrupt") if failure and asked else failure
 
 
 def _end(process: psutil.Process) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from IPython import get_ipython
 from IPython.display import HTML, display
 
-from rrr_utils import conversation, runs, tasks, tokens
+from rrr_utils import checkpoints, conversation, runs, tasks, tokens
 from rrr_utils.files import last_line, read_log
 from rrr_utils.settings import Settings
 
@@ -150,7 +150,7 @@ def before_and_after(settings: Settings) -> str:
     lines, dev = read_log(folder / "dev_texts.jsonl"), read_log(folder / "dev.jsonl")
     if not lines:
         return f"{folder} was trained before these texts were kept."
-    kept = max(dev, key=lambda line: (line["score"], -line["step"]))["step"]
+    kept = checkpoints.best(dev)["step"]
     old, new = ([line for line in lines if line["step"] == step] for step in (0, kept))
     pairs = list(zip(old, new, strict=True))
     mended = [pair for pair in pairs if not pair[0]["right"] and pair[1]["right"]]

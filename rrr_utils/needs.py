@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 from rrr_utils import backup, gpus, grid, machine, runs, tasks
-from rrr_utils.errors import PLAIN, ResultsError, SettingsError, Stopped
+from rrr_utils.errors import PLAIN, ResultsError, SettingsError
 from rrr_utils.settings import ROOT, Settings, load
 
 
@@ -124,6 +124,8 @@ def ensure(settings: Settings, stage: str) -> None:
                     wide = len(last) if bar else 0
             except KeyboardInterrupt:  # it was interrupted too, and saves
                 process.wait()
-                raise Stopped(f"{name}, which {stage} reads, is not finished: run it again to go on") from None
+                raise KeyboardInterrupt(
+                    f"{name}, which {stage} reads, is not finished: run it again to go on"
+                ) from None
         if process.returncode:
             raise ResultsError(f"{name}, which {stage} reads, could not be made: {last.strip() or line}")

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from filelock import FileLock, Timeout
 
 from rrr_utils import backup, grid, models, tasks
-from rrr_utils.errors import PLAIN, ResultsError, one_line_stop
+from rrr_utils.errors import PLAIN, ResultsError
 from rrr_utils.files import file_hash, no_space, read_json, write_json
 from rrr_utils.identity import (  # noqa: F401
     NOTEBOOKS, STAGES, VERSIONS, home, identity, identity_hash, model_name, model_path, offline, profile_name, root,
@@ -64,8 +64,7 @@ def begin(settings: Settings, stage: str, resolve: Callable | None = None) -> It
         then = begun.get("wished", kept)
         for name in [name for name, wish in wished.items() if wish not in (then.get(name, wish), kept[name])]:
             print(f"{folder.name} goes on with {name} {kept[name]}, as it was begun, not {wished[name]}", flush=True)
-        with one_line_stop():
-            yield folder, settings.model_copy(update=kept)
+        yield folder, settings.model_copy(update=kept)
 
 
 @contextlib.contextmanager

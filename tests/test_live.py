@@ -8,10 +8,9 @@ import xml.etree.ElementTree as xml
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
-from small import interrupted_at, small
+from small import small
 
 from rrr_utils import errors, files, live, runs, tokens, training
-from rrr_utils.errors import Stopped
 
 
 @pytest.fixture(scope="module")
@@ -103,23 +102,13 @@ def test_a_notebook_s_view_follows_the_logs_and_what_is_done_says_so(trained, mo
     assert not shown
 
 
-def test_a_stop_is_one_line(trained, monkeypatch):
-    again = trained.model_copy(update={"seed": 5})
-    with interrupted_at(1, monkeypatch):
-        training.train(again)
-    with pytest.raises(Stopped) as stopped, runs.begin(again, "train"):
-        raise KeyboardInterrupt
-    [line] = stopped.value._render_traceback_()
-    assert line == "Stopped: what was computed stays: run it again to go on"
-
-
 def test_any_interrupted_cell_is_one_line(capsys):
     shell = InteractiveShell.instance()
     try:
         errors.stops_in_one_line()
         for code, line in (
-            ("raise KeyboardInterrupt", "Stopped: run the cell again to go on"),
-            ("from rrr_utils.errors import Stopped; raise Stopped('saved at step 3')", "Stopped: saved at step 3"),
+            ("raise KeyboardInterrupt", "Stopped: what was computed stays, run it again to go on"),
+            ("raise KeyboardInterrupt('saved at step 3')", "Stopped: saved at step 3"),
         ):
             capsys.readouterr()
             assert not shell.run_cell(code).success

@@ -6,7 +6,6 @@ from types import ModuleType
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from rrr_utils import conversation, files, miniature
-from rrr_utils.errors import one_line_stop
 from rrr_utils.miniature.pretraining import CHUNK
 from rrr_utils.policy import load_base
 from rrr_utils.report import statistics
@@ -16,7 +15,6 @@ from rrr_utils.settings import Settings
 Failed = list[tuple[dict, str]]  # rows whose first try failed, each with this try
 
 
-@one_line_stop("run it again")
 def gate(settings: Settings, decoding: str = "greedy", items: int | None = None) -> dict:
     """How the base model does on dev (`items` problems; None: the task's `DEV`), and after each kind of reflection.
 

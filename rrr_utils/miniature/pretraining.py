@@ -15,7 +15,6 @@ from tqdm.auto import tqdm
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer, set_seed
 
 from rrr_utils import files, miniature
-from rrr_utils.errors import one_line_stop
 from rrr_utils.miniature.documents import Document
 from rrr_utils.miniature.tokenizer import build_tokenizer
 
@@ -116,7 +115,6 @@ def batch_loss(model: Qwen2ForCausalLM, batch: list[Encoded], pad: int) -> tuple
     return torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][learnt]), ids.numel()
 
 
-@one_line_stop()
 def pretrain(
     task: str, directory: Path, steps_total: int | None = None, tokens: int = 8_000, seed: int = 0, threads: int = 1,
     hidden: int = 128, layers: int = 4, log_every: int = 25, save_every: int = 250, stop: int | None = None,
