@@ -88,7 +88,7 @@ def _of_rows(given: dict, which: torch.Tensor) -> dict:
     return {name: value[which] if name in of_rows else value for name, value in given.items()}
 
 
-def _keep_memory() -> None:
+def keep_memory() -> None:
     """Let glibc keep freed memory: it gives large blocks back at once, and Linux fills each new one with zeros."""
     with contextlib.suppress(OSError, AttributeError):  # another libc
         libc, trim_threshold, mmap_max = ctypes.CDLL(None), -1, -4  # malloc.h
@@ -100,7 +100,7 @@ def less_work(model: PreTrainedModel) -> None:
     """Let a model on a CPU generate in the quick way, where its cache is the plain one. Nothing else changes."""
     if model.device.type != "cpu":
         return
-    _keep_memory()
+    keep_memory()
     prepare, forward, now = model._prepare_cache_for_generation, model.forward, {"rows": None}
 
     def prepared(config: Any, inputs: dict, mode: Any, batch: int, length: int) -> None:

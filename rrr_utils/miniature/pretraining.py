@@ -14,7 +14,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer, set_seed
 
-from rrr_utils import files, miniature
+from rrr_utils import decoding, files, miniature
 from rrr_utils.miniature.documents import Document
 from rrr_utils.miniature.tokenizer import build_tokenizer
 
@@ -95,8 +95,8 @@ def new_model(tokenizer: Qwen2Tokenizer, hidden: int, layers: int) -> tuple[Qwen
         max_position_embeddings=512, rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
         bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
-    # on a CPU at these lengths, eager attention in bf16 is twice as fast as the backward of the fused kernels
-    model = Qwen2ForCausalLM._from_config(config, attn_implementation="eager")
+    # on a CPU at these lengths, eager attention is twice as fast as the fused kernels' backward in bf16, not in fp32
+    model = Qwen2ForCausalLM._from_config(config, attn_implementation="eager" if bf16_is_fast() else "sdpa")
     matrices = {n: p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n}
     rest = [p for n, p in model.named_parameters() if n not in matrices]
     muon = (torch.optim.Muon if bf16_is_fast() else Muon)(
@@ -125,6 +125,7 @@ def pretrain(
     Writes `pretraining.jsonl`, a line for every `log_every` steps. `stop`: end after this step as if interrupted.
     """
     torch.set_num_threads(threads)
+    decoding.keep_memory()
     set_seed(seed)
     corpus = miniature.module(task)
     steps_total = steps_total or corpus.STEPS
