@@ -8,6 +8,7 @@ rates of results/rates.csv where this card was measured, and the arithmetic is f
 import argparse
 import json
 import math
+import re
 import sys
 from typing import Any
 
@@ -27,11 +28,16 @@ def card_of(name: str | None = None) -> gpus.Card:
     """The card of that name in cards.yaml; without a name this machine's GPU, or else USUAL. Raises SettingsError."""
     if not name and (here := gpus.card()):
         return here
-    known = {key.lower(): key for key in forecast.cards() if key != "CPU"}
-    if (key := known.get((name or USUAL).lower()) or forecast.line_of(name or USUAL)) is None:
+    known = {_squeezed(key): key for key in forecast.cards() if key != "CPU"}
+    if (key := known.get(_squeezed(name or USUAL)) or forecast.line_of(name or USUAL)) is None:
         raise SettingsError(f"card: data/cards.yaml has no line '{name}'; known: {', '.join(known.values())}")
     line = forecast.cards()[key]
     return gpus.Card(key, line["gib"] * GIB, line["capability"])
+
+
+def _squeezed(name: str) -> str:
+    """A card's name as people write it: `RTX4090` and `rtx-4090` are `4090`, and `A100-80GB` is `A100 80GB`."""
+    return re.sub(r"^(nvidia|geforce|tesla|rtx)+", "", re.sub("[^a-z0-9]", "", name.lower()))
 
 
 def rows_on(settings: Settings, card: gpus.Card) -> tuple[Settings, ...]:
@@ -136,15 +142,16 @@ def report(settings: Settings, name: str | None = None, each: bool = False) -> s
         f"Plan of profile {runs.profile_name(settings)}, {len(rows)} row{'s' * (len(rows) > 1)}, on one {place}{guess}"
     ]
     lines += _gates(rows, without)
-    if len(frame):
-        seeds = ", ".join(f"{seed:.0f}" for seed in sorted(frame["seed"].dropna().unique())) or "none"
-        lines[0] += f": seeds {seeds}, {len(frame)} runs, {frame['done'].sum()} of them done"
-        costs = ["tokens", "least", "hours", "disk", "download"]
-        left = frame.assign(tokens=frame["tokens"] / 1e9)
-        left[costs] = left[costs].mask(frame["done"], 0.0)
-        lines += ["", _shown(_by_row(left, place)), "", *_assumed(rows, frame, card)]
-        named = {"tokens": "G tokens", "least": "h at least", "hours": "h about", "smallest": "GiB"}
-        lines += ["", _shown(left[["folder", "done", *named, "disk"]].rename(columns=named))] if each else []
+    if frame.empty:
+        raise SettingsError(f"no row of profile {runs.profile_name(settings)} can be run. {' '.join(lines[1:])}")
+    seeds = ", ".join(f"{seed:.0f}" for seed in sorted(frame["seed"].dropna().unique())) or "none"
+    lines[0] += f": seeds {seeds}, {len(frame)} runs, {frame['done'].sum()} of them done"
+    costs = ["tokens", "least", "hours", "disk", "download"]
+    left = frame.assign(tokens=frame["tokens"] / 1e9)
+    left[costs] = left[costs].mask(frame["done"], 0.0)
+    lines += ["", _shown(_by_row(left, place)), "", *_assumed(rows, frame, card)]
+    named = {"tokens": "G tokens", "least": "h at least", "hours": "h about", "smallest": "least GiB"}
+    lines += ["", _shown(left[["folder", "done", *named, "disk"]].rename(columns=named))] if each else []
     return "\n".join(lines)
 
 
@@ -202,7 +209,8 @@ def _assumed(rows: tuple[Settings, ...], frame: pd.DataFrame, card: gpus.Card) -
         f"  texts by {by}, of the greatest length, {1 - forecast.RIGHT:.0%} of all tries fail; questions of {asked}",
         f"  tokens; measured on this card (results/rates.csv), which comes first: {measured}",
         "h at least: the same texts if all bytes and FLOPs of the data sheet were reached and nothing else took time",
-        "least GiB: with the smallest batches, and a tenth of the card free; download: 16-bit weights, once a model",
+        "GiB: of the card, with the batches as planned; least GiB: with the smallest, a tenth of the card kept free;",
+        "disk and download: in GiB, of 16-bit weights, once a model",
     ]
 
 

@@ -128,7 +128,8 @@ def test_the_least_is_less_and_a_faster_card_takes_less(grid):
         assert (frame["smallest"] <= frame["memory"]).all() and frame["memory"].max() < forecast.cards()[card]["gib"]
         hours[card] = frame["hours"].sum()
     assert sorted(hours, key=hours.get, reverse=True) == [*hours]
-    assert plan.card_of("RTX 4090") == plan.card_of("4090")
+    assert plan.card_of("RTX 4090") == plan.card_of("4090") == plan.card_of("GeForce-RTX4090")
+    assert plan.card_of("a100-80GB").total_bytes == 80 * plan.GIB == 2 * plan.card_of("A100").total_bytes
     assert {row.dtype for row in plan.rows_on(grid(), plan.card_of("T4"))} == {"float16"}
     assert {row.dtype for row in plan.rows_on(grid(), plan.card_of("h200"))} == {"bfloat16"}
     with pytest.raises(SettingsError, match="no line 'H10'; known: T4, .*H100"):
@@ -278,7 +279,8 @@ def test_questions_have_the_lengths_that_are_counted(monkeypatch, tmp_path):
     ("arguments", "said"),
     [(["--profile", "papr"], "unknown profile 'papr'"), (["--card", "B1"], "data/cards.yaml has no line 'B1'"),
      (["--overrides", "[1]"], "--overrides takes a JSON object"), (["--seeds", "a"], "--seeds numbers such as 0,1,2"),
-     (["--rows", "chess"], "has no row 'chess'"), (["--overrides", '{"stps": 1}'], "unknown setting 'stps'")],
+     (["--rows", "chess"], "has no row 'chess'"),
+     (["--rows", "countdown:Palmyra X4"], "no row of profile paper can be run. Not run: countdown:Palmyra X4: no public weights"), (["--overrides", '{"stps": 1}'], "unknown setting 'stps'")],
 )  # fmt: skip
 def test_what_cannot_be_understood_is_one_line(arguments, said, capsys):
     assert plan.main(arguments) == 2
