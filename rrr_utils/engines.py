@@ -135,7 +135,7 @@ def _write_plain(settings: Settings, folder: Path) -> None:
             raise no_space(folder, OSError(28, "No space left on device")) from None
         raise
     del base
-    policy.free()
+    gpus.free()
 
 
 class VLLMSampler:

@@ -43,10 +43,13 @@ def generate(settings: Settings) -> None:
         parts = [(name, decoding) for name in _policies(settings) for decoding in settings.decodings]
         _gather(folder, rows, parts)  # what an interrupted run has left
         with bar.whole(settings, folder, len(rows), parts) as (planned, told):
-            if (number := _processes(settings, len(rows), len(parts))) > 1:
-                _in_processes(settings, folder, rows, parts, number, planned, told)
-            else:
-                _write(settings, folder, rows, parts, folder / "samples.jsonl", planned, told)
+            try:
+                if (number := _processes(settings, len(rows), len(parts))) > 1:
+                    _in_processes(settings, folder, rows, parts, number, planned, told)
+                else:
+                    _write(settings, folder, rows, parts, folder / "samples.jsonl", planned, told)
+            finally:
+                _kept_sampler.cache_clear()
         _gather(folder, rows, parts)
 
 
@@ -62,7 +65,7 @@ def _write(
     """Append the missing lines of these policies and decodings to a file, a block of items at a time."""
     there = {samples.key(line) for one in {path, folder / "samples.jsonl"} for line in read_log(one)}
     older, vanilla = samples.older(settings, folder), samples.vanilla(settings)
-    sampler = functools.cache(lambda: _sampler(settings))  # loaded once, and only if there is something to say
+    sampler = functools.partial(_kept_sampler, settings)  # loaded only if there is something to say
     for name, decoding in parts:
         for start in range(0, len(rows), BLOCK):
             block = rows[start : start + BLOCK]
@@ -183,11 +186,18 @@ def _policies(settings: Settings) -> tuple[str, ...]:
     return ("vanilla",) if settings.seed is None else settings.policies
 
 
-def _sampler(settings: Settings) -> "Sampler":
+def sampler_of(settings: Settings) -> "Sampler":
+    """A sampler over the base model, or over the trained one of a seed."""
     from rrr_utils import engines
 
     adapter = None if settings.seed is None else runs.stage_dir(settings, "train") / "adapter"
     return engines.make_sampler(settings, adapter)
+
+
+@functools.lru_cache(maxsize=1)
+def _kept_sampler(settings: Settings) -> "Sampler":
+    """The sampler of this process, which may write several policies and decodings: loaded once."""
+    return sampler_of(settings)
 
 
 def tries(voice: Voice, rows: list[dict], given: list[dict | None]) -> list[dict]:
@@ -220,34 +230,6 @@ def tries(voice: Voice, rows: list[dict], given: list[dict | None]) -> list[dict
     for line in lines:  # always in the same order, whatever was given
         line["second"] = {control: line["second"][control] for control in wanted if control in line["second"]}
     return lines
-
-
-def show(settings: Settings, row: dict) -> str:
-    """One problem in words, greedily: the base model's attempt, then reflection and retry before and after training."""
-    task = tasks.get(settings.task)
-    if why := getattr(task, "flaw", lambda row: None)(row):
-        return f"This problem cannot be posed: {why}"
-    sampler = functools.cache(lambda: _sampler(settings))
-    settings = settings.model_copy(update={"controls": ("own",)})
-    base = settings.model_copy(update={"seed": None})
-    [before] = tries(Voice(base, sampler, "vanilla", "greedy", 0), [row], [None])
-    mark = _mark(before["verdict"])
-    lines = [f"task         {tasks.prompt(task, row)}", f"attempt      {before['attempt']}   {mark}"]
-    if not before["second"]:
-        return "\n".join([*lines, "The first try is right: there is nothing to reflect on."])
-    after = []
-    if settings.seed is not None:
-        known = {**before, "second": {}}
-        [line] = tries(Voice(settings, sampler, "reflector", "greedy", 0), [row], [known])
-        after = [("after training (the adapter on while reflecting)", line)]
-    for name, line in [("base model", before), *after]:
-        own, mark = line["second"]["own"], _mark(line["second"]["own"]["verdict"])
-        lines += ["", name, f"reflection   {own['reflection']}", f"retry        {own['retry']}   {mark}"]
-    return "\n".join(lines)
-
-
-def _mark(verdict: dict) -> str:
-    return "right" if verdict["correct"] else f"wrong ({verdict['error']})"
 
 
 def generated_tokens(lines: list[dict]) -> int:

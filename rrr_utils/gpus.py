@@ -1,4 +1,4 @@
-"""Which GPUs there are, and taking some for a stage while other launchers run on the same machine. No torch."""
+"""Which GPUs there are, and taking some for a stage while other launchers run on the same machine. Imports no torch."""
 
 import functools
 import os
@@ -106,3 +106,11 @@ def take(number: int, prefix: str) -> list[FileLock]:
             said = True
         time.sleep(2)
     return []
+
+
+def free() -> None:
+    """Give back the memory, a GPU's too, of models that nothing refers to any more: a notebook's last cell calls it."""
+    if "torch" in sys.modules:  # else there was no model
+        from accelerate.utils.memory import clear_device_cache
+
+        clear_device_cache(garbage_collection=True)

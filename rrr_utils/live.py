@@ -1,8 +1,10 @@
-"""What notebook 02 shows of a training, from its logs alone: the curve as it grows, one group of reflections with its
-tokens coloured by what is rewarded, and a problem before and after.
+"""What notebooks show besides tables: of a training (02), from its logs alone, the curve as it grows, one group of
+reflections with its tokens coloured by what is rewarded, and a problem before and after; of an evaluation (03) one
+problem from its attempt to its retries.
 """
 
 import contextlib
+import functools
 import html
 import statistics
 import threading
@@ -13,7 +15,8 @@ from typing import Any
 from IPython import get_ipython
 from IPython.display import HTML, display
 
-from rrr_utils import checkpoints, conversation, runs, tasks, tokens
+from rrr_utils import checkpoints, conversation, evaluation, runs, samples, tasks, tokens
+from rrr_utils.controls import Voice
 from rrr_utils.files import last_line, read_log
 from rrr_utils.settings import Settings
 
@@ -167,3 +170,45 @@ def before_and_after(settings: Settings) -> str:
     return "\n".join(
         [*said, "", f"Of the first {len(old)} of dev, {counts[0]} were right before and {counts[1]} are after."]
     )
+
+
+def one_problem(settings: Settings, row: dict) -> str:
+    """One problem in words, greedily: the base model's attempt, then reflection and retry before and after training.
+
+    What this evaluation or the base model's holds of the problem is shown; a model is loaded for the rest alone.
+    """
+    task = tasks.get(settings.task)
+    if why := getattr(task, "flaw", lambda row: None)(row):
+        return f"This problem cannot be posed: {why}"
+    sampler = functools.cache(lambda: evaluation.sampler_of(settings))
+    base = settings.model_copy(update={"seed": None})
+
+    def told(one: Settings, policy: str, attempted: dict | None) -> dict:
+        known = _written(one, policy, row) or attempted
+        voice = Voice(one.model_copy(update={"controls": ("own",)}), sampler, policy, "greedy", 0)
+        return evaluation.tries(voice, [row], [known])[0]
+
+    before = told(base, "vanilla", None)
+    mark = _mark(before["verdict"])
+    lines = [f"task         {tasks.prompt(task, row)}", f"attempt      {before['attempt']}   {mark}"]
+    if not before["second"]:
+        return "\n".join([*lines, "The first try is right: there is nothing to reflect on."])
+    shown = [("base model", before)]
+    if settings.seed is not None:
+        after = told(settings, "reflector", {**before, "second": {}})
+        shown.append(("after training (the adapter on while reflecting)", after))
+    for name, line in shown:
+        own, mark = line["second"]["own"], _mark(line["second"]["own"]["verdict"])
+        lines += ["", name, f"reflection   {own['reflection']}", f"retry        {own['retry']}   {mark}"]
+    return "\n".join(lines)
+
+
+def _written(settings: Settings, policy: str, row: dict) -> dict | None:
+    """The greedy line that an evaluation holds of a row, if any."""
+    lines = read_log(runs.stage_dir(settings, "evaluate") / "samples.jsonl")
+    wanted = (policy, "greedy", row["id"])
+    return next((line for line in lines if samples.key(line) == wanted and line["row"] == row), None)
+
+
+def _mark(verdict: dict) -> str:
+    return "right" if verdict["correct"] else f"wrong ({verdict['error']})"

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate.utils.memory import clear_device_cache
 from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers import PreTrainedModel as Model
@@ -109,8 +108,3 @@ def trainable_to_float32(model: torch.nn.Module) -> int:
             parameter.data = parameter.data.float()
             count += parameter.numel()
     return count
-
-
-def free() -> None:
-    """Give back the memory, a GPU's too, of models that nothing refers to any more: a notebook's last cell calls it."""
-    clear_device_cache(garbage_collection=True)

@@ -289,7 +289,7 @@ def test_free_gives_a_trainer_s_memory_back(home, tmp_path):
         weights = weakref.ref(trainer.model)
         del trainer, reward
         assert weights() is not None
-        policy.free()
+        gpus.free()
         assert weights() is None
     finally:
         gc.enable()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from small import small
 
-from rrr_utils import engines, evaluation, failures, files, policy, runs, samples, tasks, training
+from rrr_utils import engines, evaluation, failures, files, live, policy, runs, samples, tasks, training
 from rrr_utils.errors import ResultsError
 from rrr_utils.report import cells
 from rrr_utils.sampling import HFSampler
@@ -275,13 +275,24 @@ def test_rescoring_without_torch_gives_the_same_cells(home):
         assert list(rescored[column]) == list(written[column])
 
 
+def test_of_a_test_problem_what_the_evaluation_holds_is_shown_and_no_model_is_loaded(home, monkeypatch):
+    settings, folder = of(home, "evaluate")
+    monkeypatch.setattr(engines, "make_sampler", None)
+    lines = [x for x in files.read_jsonl(folder / "samples.jsonl") if (x["policy"], x["decoding"]) == ("reflector", "greedy")]
+    line = next(x for x in lines if x["second"])
+    text = live.one_problem(settings, line["row"])
+    assert line["attempt"] in text and line["second"]["own"]["reflection"] in text and line["second"]["own"]["retry"] in text
+    with pytest.raises(TypeError):  # another problem of this id
+        live.one_problem(settings, {**line["row"], "target": line["row"]["target"] + 1})
+
+
 def test_a_problem_of_ones_own_is_shown_before_and_after(home):
     settings, _ = of(home, "evaluate")
-    text = evaluation.show(settings, {"id": "y", "cluster": "y", "nums": [3, 7, 12], "target": 43})
+    text = live.one_problem(settings, {"id": "y", "cluster": "y", "nums": [3, 7, 12], "target": 43})
     assert "attempt" in text and (
         "nothing to reflect on" in text or ("base model" in text and "after training" in text and "retry" in text)
     )
     for odd in ({"nums": [3, 7, 12], "target": 47}, {"nums": ["x"], "target": 1}, {"target": 3}):
-        assert evaluation.show(settings, {"id": "y", "cluster": "y", **odd}).startswith(
+        assert live.one_problem(settings, {"id": "y", "cluster": "y", **odd}).startswith(
             "This problem cannot be posed: "
         )
