@@ -52,9 +52,9 @@ $(VENV)/stamp: requirements.lock pyproject.toml
 	  echo "Python 3.11, 3.12 or 3.13 is needed and was not found: install one, or say make PYTHON=/path/to/python3.11" >&2; exit 1; fi; \
 	echo "Installing into $(VENV) from requirements.lock, once, with $$("$$python" --version)"; \
 	[ -x $(PY) ] || "$$python" -m venv $(VENV)
-	@# the list is whole, so that nothing is to be resolved and two can install at once, each every other package; and what is
-	@# imported is compiled then, which all of it need not be
-	@printf '0\n1\n' | xargs -P 2 -I HALF bash -o pipefail -c "grep -Ev '^(#|setuptools)' requirements.lock | awk 'NR % 2 == HALF' | $(PY) -m pip install \
+	@# the list is whole, so that nothing is to be resolved and four can install at once, each every fourth package; and what
+	@# is imported is compiled then, which all of it need not be
+	@printf '0\n1\n2\n3\n' | xargs -P 4 -I PART bash -o pipefail -c "grep -Ev '^(#|setuptools)' requirements.lock | awk 'NR % 4 == PART' | $(PY) -m pip install \
 	  --no-compile --no-deps --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r /dev/stdin"
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps $$(grep '^setuptools' requirements.lock)
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .

@@ -5,6 +5,7 @@ and tests flip the signs of whole clusters. Where several training seeds were ev
 values each), intervals resample seeds as well: they are about the recipe, not about these seeds.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -71,6 +72,12 @@ def cluster_bootstrap(values: Sequence, clusters: Sequence[str], seed: int = 0) 
 
 def _percentiles(sums: np.ndarray, sizes: np.ndarray, seed: int) -> tuple[float, float]:
     """The middle 95% of the means of resampled clusters and seeds. `sums`: seeds x clusters."""
+    return _resampled(tuple(map(tuple, sums.tolist())), tuple(sizes.tolist()), seed)
+
+
+@functools.lru_cache(maxsize=1024)  # where there is one seed, its cells are those of the mean over seeds
+def _resampled(cluster_sums: tuple, cluster_sizes: tuple, seed: int) -> tuple[float, float]:
+    sums, sizes = np.array(cluster_sums), np.array(cluster_sizes)
     # clusters of the same sum and size are interchangeable: what is drawn is how often each such pair comes up
     pairs, counts = np.unique(np.column_stack([sums.sum(axis=0), sizes]), axis=0, return_counts=True)
     rng, means, chunk = np.random.default_rng(seed), [], max(1, CHUNK // len(pairs))
