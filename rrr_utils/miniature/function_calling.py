@@ -31,8 +31,7 @@ MIXTURE = {
 KINDS = {"empty": 0.25, "form": 0.20, "echo": 0.20, "tool": 0.17, "values": 0.18}  # share of reflections
 #: lessons: first chunk (of `pretraining.CHUNK` documents), share of practice, its sort
 LESSONS = ((0, 0.85, "parts"), (6, 0.50, "parts"), (14, 0.20, "parts"), (22, 0.45, "answers"))
-#: practice by lesson; values are worked out to the end, so that sampled ones are right too (results/tiny/RECIPE.md)
-PARTS = {"parts": {"drill": 0.25, "worked": 0.75}, "answers": {"answer": 0.45, "own": 0.25, "worked": 0.30}}
+PARTS = {"parts": {"drill": 0.25, "worked": 0.75}, "answers": {"answer": 0.70, "own": 0.30}}  # practice by lesson
 RIGHT = {"answer": 0.95, "retry": 0.55, "values": 0.98}  # right answers: direct, on a retry, after the values
 REPEATED = 0.3  # share of retries where the repeated question is learnt too: a drill in copying
 EMPTY = ("I should be more careful.", "I made a mistake and will try again.", "I will read the query again.")
