@@ -66,14 +66,14 @@ def row(made):
 
 def test_publishing_copies_what_is_committed_and_fills_in_the_texts(made, tmp_path):
     (tmp_path / "results" / "tiny" / "countdown" / "model" / "seed7" / "train").mkdir(parents=True)  # the older layout
-    for name in ("trials", "ablations"):
+    for name in ("trials", "ablations", "gates"):
         (tmp_path / "results" / "tiny" / name / "kept").mkdir(parents=True)
     (tmp_path / "results" / "tiny" / "RECIPE.md").write_text("what was tried")
     (tmp_path / "results" / "tiny" / "README.md").write_text("before\n" + PAGE + "after\n")
     (tmp_path / "README.md").write_text("before\n" + FRONT + "after\n")
     folder = publish.publish(made.model_copy(update={"seeds": ()}), tmp_path)  # the seeds are those of the last table
     assert (
-        all((folder / name / "kept").is_dir() for name in ("trials", "ablations"))
+        all((folder / name / "kept").is_dir() for name in ("trials", "ablations", "gates"))
         and not (folder / "countdown/model/seed7").exists()
     )
     there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}

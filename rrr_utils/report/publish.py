@@ -42,7 +42,7 @@ def publish(settings: Settings, root: Path = ROOT, force: bool = False) -> Path:
     shutil.rmtree(part, ignore_errors=True)
     try:
         _copy(source, part, rows)
-        kept = ".part", "trials", "ablations"  # the last two are not made from the tables
+        kept = ".part", "trials", "ablations", "gates"  # the last three are not made from the tables
         for folder in [path for path in target.iterdir() if path.is_dir() and path.name not in kept]:
             shutil.rmtree(folder)
         for path in sorted(part.iterdir()):
