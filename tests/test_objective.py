@@ -76,7 +76,7 @@ def test_plain_grpo_trains_first_tries_on_every_query_and_is_judged_by_them(home
     assert scored[0]["n"] == settings.dev_items == 6
     greedy = [row["row"] for row in dev[:6]]
     base = settings.model_copy(update={"seed": None})
-    voice = evaluation.Voice(base, lambda: evaluation._sampler(base), "vanilla", "greedy", 0)
+    voice = evaluation.Voice(base, lambda: evaluation.sampler_of(base), "vanilla", "greedy", 0)
     right = [line["verdict"]["correct"] for line in evaluation.tries(voice, greedy, [None] * 6)]
     assert scored[0]["greedy"] == sum(right) / 6  # the untrained model's first tries
 
