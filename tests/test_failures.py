@@ -277,12 +277,12 @@ def test_rescoring_without_torch_gives_the_same_cells(home):
 
 def test_of_a_test_problem_what_the_evaluation_holds_is_shown_and_no_model_is_loaded(home, monkeypatch):
     settings, folder = of(home, "evaluate")
-    monkeypatch.setattr(engines, "make_sampler", None)
-    lines = [x for x in files.read_jsonl(folder / "samples.jsonl") if (x["policy"], x["decoding"]) == ("reflector", "greedy")]
-    line = next(x for x in lines if x["second"])
-    text = live.one_problem(settings, line["row"])
-    assert line["attempt"] in text and line["second"]["own"]["reflection"] in text and line["second"]["own"]["retry"] in text
-    with pytest.raises(TypeError):  # another problem of this id
+    monkeypatch.setattr(engines, "make_sampler", lambda *a: pytest.fail("a model was loaded"))
+    lines = files.read_jsonl(folder / "samples.jsonl")
+    line = next(x for x in lines if (x["policy"], x["decoding"]) == ("reflector", "greedy") and x["second"])
+    text, own = live.one_problem(settings, line["row"]), line["second"]["own"]
+    assert all(said in text for said in (line["attempt"], own["reflection"], own["retry"]))
+    with pytest.raises(pytest.fail.Exception, match="a model was loaded"):  # another problem of this id
         live.one_problem(settings, {**line["row"], "target": line["row"]["target"] + 1})
 
 

@@ -280,7 +280,8 @@ def test_questions_have_the_lengths_that_are_counted(monkeypatch, tmp_path):
     [(["--profile", "papr"], "unknown profile 'papr'"), (["--card", "B1"], "data/cards.yaml has no line 'B1'"),
      (["--overrides", "[1]"], "--overrides takes a JSON object"), (["--seeds", "a"], "--seeds numbers such as 0,1,2"),
      (["--rows", "chess"], "has no row 'chess'"),
-     (["--rows", "countdown:Palmyra X4"], "no row of profile paper can be run. Not run: countdown:Palmyra X4: no public weights"), (["--overrides", '{"stps": 1}'], "unknown setting 'stps'")],
+     (["--rows", "countdown:Palmyra X4"], "no row of profile paper can be run. Not run: countdown:Palmyra X4: no public weights"),
+     (["--overrides", '{"stps": 1}'], "unknown setting 'stps'")],
 )  # fmt: skip
 def test_what_cannot_be_understood_is_one_line(arguments, said, capsys):
     assert plan.main(arguments) == 2
